@@ -1,0 +1,64 @@
+// Buffer: owned device memory. Arena: a stack of tensors inside one buffer.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "cluster/device/tensor.h"
+
+namespace trireme {
+
+// Bytes alive in Buffers of this process, and the most there ever were: what `memory_bytes_max`
+// and the plan's prediction speak of. Thread-safe.
+struct MemoryUse {
+  int64_t bytes_now;
+  int64_t bytes_max;
+};
+MemoryUse BufferMemory();
+
+// Memory of a device, 64-byte aligned, zeroed. Move-only. The process ends with one line when the
+// machine has none left.
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(int64_t bytes, DeviceKind device = DeviceKind::kCpu);
+  ~Buffer();
+  Buffer(Buffer&& other) noexcept;
+  Buffer& operator=(Buffer&& other) noexcept;
+
+  std::byte* data() const { return data_; }
+  int64_t bytes() const { return bytes_; }
+  DeviceKind device() const { return device_; }
+  // A view of the first elements of the buffer. CHECKs that they fit.
+  Tensor AsTensor(DType dtype, const Shape& shape) const;
+
+ private:
+  std::byte* data_ = nullptr;
+  int64_t bytes_ = 0;
+  DeviceKind device_ = DeviceKind::kCpu;
+};
+
+// Hands out tensors from one buffer, last in, first out. Not thread-safe.
+class Arena {
+ public:
+  explicit Arena(int64_t capacity_bytes, DeviceKind device = DeviceKind::kCpu);
+
+  // Uninitialised memory, 64-byte aligned. CHECKs the capacity.
+  Tensor Allocate(DType dtype, const Shape& shape);
+  // Allocate, then Release(Mark()) gives everything since back.
+  int64_t Mark() const { return used_; }
+  void Release(int64_t mark);
+  int64_t used_bytes_max() const { return used_max_; }
+  int64_t capacity_bytes() const { return buffer_.bytes(); }
+
+  // Bytes that an Allocate of this many bytes takes.
+  static int64_t RoundUp(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+ private:
+  Buffer buffer_;
+  int64_t used_ = 0;
+  int64_t used_max_ = 0;
+};
+
+}  // namespace trireme
