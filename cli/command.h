@@ -1,11 +1,10 @@
 // How a subcommand joins the program: one file a subcommand, registered at start.
 #pragma once
 
+#include <CLI/CLI.hpp>
 #include <functional>
 #include <string>
 #include <vector>
-
-#include <CLI/CLI.hpp>
 
 #include "cluster/base/status.h"
 

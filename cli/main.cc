@@ -18,10 +18,10 @@ namespace {
 
 // Every command of the interface, in the order of the workflow. Names without a registered command
 // are refused as "not built yet".
-constexpr std::array kCommandNames = {
-    "doctor",  "clean", "tokenizer", "pack",     "plan",   "train", "launch", "status",   "eval",
-    "generate", "chat", "score",     "embed",    "export", "quantize", "prune", "serve", "checkpoint",
-    "config"};
+constexpr std::array kCommandNames = {"doctor", "clean",  "tokenizer",  "pack",   "plan",
+                                      "train",  "launch", "status",     "eval",   "generate",
+                                      "chat",   "score",  "embed",      "export", "quantize",
+                                      "prune",  "serve",  "checkpoint", "config"};
 
 const Command* Find(const std::string& name) {
   for (const Command& command : Commands()) {

@@ -1,10 +1,10 @@
 #include "cluster/base/box.h"
 
+#include <glog/logging.h>
+
 #include <algorithm>
 #include <cstring>
 #include <sstream>
-
-#include <glog/logging.h>
 
 namespace trireme {
 
@@ -28,8 +28,7 @@ bool Box::Contains(const Box& other) const {
   if (other.empty()) return true;
   if (other.rank() != rank()) return false;
   for (int d = 0; d < rank(); ++d) {
-    if (other.offset[d] < offset[d] ||
-        other.offset[d] + other.extent[d] > offset[d] + extent[d]) {
+    if (other.offset[d] < offset[d] || other.offset[d] + other.extent[d] > offset[d] + extent[d]) {
       return false;
     }
   }

@@ -1,9 +1,9 @@
 #include "cluster/base/checksum.h"
 
-#include <cstdio>
-
 #include <glog/logging.h>
 #include <xxhash.h>
+
+#include <cstdio>
 
 namespace trireme {
 

@@ -49,8 +49,7 @@ float CounterRng::Normal(uint64_t element) const {
   const auto block = Block(element);
   const double u1 = (static_cast<double>(block[0]) + 1.0) * 0x1p-32;  // (0, 1]: log is finite
   const double u2 = static_cast<double>(block[1]) * 0x1p-32;
-  return static_cast<float>(std::sqrt(-2.0 * std::log(u1)) *
-                            std::cos(2.0 * std::numbers::pi * u2));
+  return static_cast<float>(std::sqrt(-2.0 * std::log(u1)) * std::cos(2.0 * std::numbers::pi * u2));
 }
 
 uint64_t CounterRng::Below(uint64_t bound, uint64_t element) const {

@@ -44,16 +44,26 @@ int ExitCode(const Status& status) {
 
 const char* StatusCodeName(StatusCode code) {
   switch (code) {
-    case StatusCode::kOk: return "ok";
-    case StatusCode::kInvalidArgument: return "invalid argument";
-    case StatusCode::kNotBuilt: return "not built yet";
-    case StatusCode::kNotFound: return "not found";
-    case StatusCode::kDataLoss: return "bad data";
-    case StatusCode::kStorage: return "storage";
-    case StatusCode::kUnavailable: return "unavailable";
-    case StatusCode::kDeadlineExceeded: return "deadline exceeded";
-    case StatusCode::kStopped: return "stopped on request";
-    case StatusCode::kInternal: return "internal error";
+    case StatusCode::kOk:
+      return "ok";
+    case StatusCode::kInvalidArgument:
+      return "invalid argument";
+    case StatusCode::kNotBuilt:
+      return "not built yet";
+    case StatusCode::kNotFound:
+      return "not found";
+    case StatusCode::kDataLoss:
+      return "bad data";
+    case StatusCode::kStorage:
+      return "storage";
+    case StatusCode::kUnavailable:
+      return "unavailable";
+    case StatusCode::kDeadlineExceeded:
+      return "deadline exceeded";
+    case StatusCode::kStopped:
+      return "stopped on request";
+    case StatusCode::kInternal:
+      return "internal error";
   }
   return "unknown";
 }

@@ -1,13 +1,13 @@
 // Status and Result: how expected failures travel. Bugs do not: they are CHECKs.
 #pragma once
 
+#include <glog/logging.h>
+
 #include <sstream>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <variant>
-
-#include <glog/logging.h>
 
 namespace trireme {
 
@@ -18,12 +18,12 @@ enum class StatusCode {
   kInvalidArgument,  // usage, configuration, an impossible layout: exit 2
   kNotBuilt,         // a name of the interface that this build does not have: exit 2
   kNotFound,         // a file or a name that does not exist; callers turn it into one of the others
-  kDataLoss,         // token files, corpora, weights missing, truncated, corrupt, not finite: exit 3
-  kStorage,          // a full disk, an unwritable or unreachable store: exit 4
-  kUnavailable,      // a lost peer; a cluster that could not be kept going: exit 5
-  kDeadlineExceeded, // a wait ran out; exit 5
-  kStopped,          // stopped on request, with a checkpoint: exit 75
-  kInternal,         // exit 1
+  kDataLoss,     // token files, corpora, weights missing, truncated, corrupt, not finite: exit 3
+  kStorage,      // a full disk, an unwritable or unreachable store: exit 4
+  kUnavailable,  // a lost peer; a cluster that could not be kept going: exit 5
+  kDeadlineExceeded,  // a wait ran out; exit 5
+  kStopped,           // stopped on request, with a checkpoint: exit 75
+  kInternal,          // exit 1
 };
 
 class [[nodiscard]] Status {
@@ -64,8 +64,8 @@ const char* StatusCodeName(StatusCode code);
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : data_(std::move(value)) {}                 // NOLINT: implicit on purpose
-  Result(Status status) : data_(std::move(status)) {           // NOLINT: implicit on purpose
+  Result(T value) : data_(std::move(value)) {}        // NOLINT: implicit on purpose
+  Result(Status status) : data_(std::move(status)) {  // NOLINT: implicit on purpose
     CHECK(!std::get<Status>(data_).ok()) << "a Result without a value needs an error";
   }
 
@@ -103,10 +103,10 @@ std::string StrCat(const Args&... args) {
 #define TRIREME_CONCAT_INNER(a, b) a##b
 #define TRIREME_CONCAT(a, b) TRIREME_CONCAT_INNER(a, b)
 
-#define RETURN_IF_ERROR(expression)                    \
-  do {                                                 \
-    ::trireme::Status status_of_call = (expression);   \
-    if (!status_of_call.ok()) return status_of_call;   \
+#define RETURN_IF_ERROR(expression)                  \
+  do {                                               \
+    ::trireme::Status status_of_call = (expression); \
+    if (!status_of_call.ok()) return status_of_call; \
   } while (false)
 
 #define ASSIGN_OR_RETURN_IMPL(result, target, expression) \

@@ -1,11 +1,11 @@
 #include "cluster/device/buffer.h"
 
+#include <sys/mman.h>
+
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
-
-#include <sys/mman.h>
 
 namespace trireme {
 namespace {

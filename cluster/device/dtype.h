@@ -17,7 +17,9 @@ struct BFloat16 {
   uint16_t bits;
 };
 
-inline float ToFloat(BFloat16 x) { return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
+inline float ToFloat(BFloat16 x) {
+  return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16);
+}
 inline float ToFloat(float x) { return x; }
 
 // Rounds half to even; NaN stays NaN (quiet).
@@ -31,17 +33,39 @@ inline BFloat16 ToBFloat16(float x) {
 template <typename T>
 T FromFloat(float x);
 template <>
-inline float FromFloat<float>(float x) { return x; }
+inline float FromFloat<float>(float x) {
+  return x;
+}
 template <>
-inline BFloat16 FromFloat<BFloat16>(float x) { return ToBFloat16(x); }
+inline BFloat16 FromFloat<BFloat16>(float x) {
+  return ToBFloat16(x);
+}
 
 template <typename T>
 struct DTypeOf;
-template <> struct DTypeOf<float> { static constexpr DType value = DType::kF32; };
-template <> struct DTypeOf<double> { static constexpr DType value = DType::kF64; };
-template <> struct DTypeOf<BFloat16> { static constexpr DType value = DType::kBF16; };
-template <> struct DTypeOf<int32_t> { static constexpr DType value = DType::kI32; };
-template <> struct DTypeOf<int64_t> { static constexpr DType value = DType::kI64; };
-template <> struct DTypeOf<uint8_t> { static constexpr DType value = DType::kU8; };
+template <>
+struct DTypeOf<float> {
+  static constexpr DType value = DType::kF32;
+};
+template <>
+struct DTypeOf<double> {
+  static constexpr DType value = DType::kF64;
+};
+template <>
+struct DTypeOf<BFloat16> {
+  static constexpr DType value = DType::kBF16;
+};
+template <>
+struct DTypeOf<int32_t> {
+  static constexpr DType value = DType::kI32;
+};
+template <>
+struct DTypeOf<int64_t> {
+  static constexpr DType value = DType::kI64;
+};
+template <>
+struct DTypeOf<uint8_t> {
+  static constexpr DType value = DType::kU8;
+};
 
 }  // namespace trireme

@@ -1,5 +1,8 @@
 #include "cluster/device/stream.h"
 
+#include <omp.h>
+#include <sched.h>
+
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
@@ -7,9 +10,6 @@
 #include <mutex>
 #include <thread>
 #include <vector>
-
-#include <omp.h>
-#include <sched.h>
 
 namespace trireme {
 namespace {

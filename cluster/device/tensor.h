@@ -1,12 +1,12 @@
 // Tensor: a view of contiguous row-major memory with a shape and an element type. It owns nothing.
 #pragma once
 
+#include <glog/logging.h>
+
 #include <array>
 #include <cstddef>
 #include <initializer_list>
 #include <string>
-
-#include <glog/logging.h>
 
 #include "cluster/base/box.h"
 #include "cluster/device/dtype.h"

@@ -24,10 +24,9 @@ std::string Mac(const std::string& secret, std::string_view role, std::string_vi
   const std::string text = StrCat(role, server_nonce, client_nonce);
   std::string mac(kMacBytes, '\0');
   unsigned int length = 0;
-  const unsigned char* done =
-      HMAC(EVP_sha256(), secret.data(), static_cast<int>(secret.size()),
-           reinterpret_cast<const unsigned char*>(text.data()), text.size(),
-           reinterpret_cast<unsigned char*>(mac.data()), &length);
+  const unsigned char* done = HMAC(EVP_sha256(), secret.data(), static_cast<int>(secret.size()),
+                                   reinterpret_cast<const unsigned char*>(text.data()), text.size(),
+                                   reinterpret_cast<unsigned char*>(mac.data()), &length);
   CHECK(done != nullptr && length == kMacBytes) << "HMAC-SHA256 failed";
   return mac;
 }
@@ -54,8 +53,8 @@ ServerHandshake::ServerHandshake(std::string secret)
 
 Result<std::string> ServerHandshake::Accept(std::string_view proof) const {
   if (proof.size() != kNonceBytes + kMacBytes) {
-    return UnavailableError(StrCat("a proof of ", proof.size(), " bytes, expected ",
-                                   kNonceBytes + kMacBytes));
+    return UnavailableError(
+        StrCat("a proof of ", proof.size(), " bytes, expected ", kNonceBytes + kMacBytes));
   }
   const std::string_view client_nonce = proof.substr(0, kNonceBytes);
   if (!Same(proof.substr(kNonceBytes), Mac(secret_, "client", nonce_, client_nonce))) {

@@ -28,7 +28,9 @@ std::string Field(const std::string& text, const std::string& key) {
 
 }  // namespace
 
-std::string EndpointPath(const std::string& run_dir) { return run_dir + "/journal/coordinator.json"; }
+std::string EndpointPath(const std::string& run_dir) {
+  return run_dir + "/journal/coordinator.json";
+}
 
 Status WriteEndpoint(const std::string& path, const Endpoint& endpoint) {
   std::error_code ignored;
@@ -37,8 +39,8 @@ Status WriteEndpoint(const std::string& path, const Endpoint& endpoint) {
   unlink(temporary.c_str());
   const int file = open(temporary.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0600);
   if (file < 0) return StorageError(StrCat(temporary, ": ", strerror(errno)));
-  const std::string text = StrCat("{\"address\": \"", endpoint.address, "\", \"secret\": \"",
-                                  endpoint.secret, "\"}\n");
+  const std::string text =
+      StrCat("{\"address\": \"", endpoint.address, "\", \"secret\": \"", endpoint.secret, "\"}\n");
   const bool written = write(file, text.data(), text.size()) == static_cast<ssize_t>(text.size()) &&
                        fsync(file) == 0;
   const int error = errno;

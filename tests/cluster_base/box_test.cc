@@ -1,9 +1,9 @@
 #include "cluster/base/box.h"
 
+#include <gtest/gtest.h>
+
 #include <cstring>
 #include <numeric>
-
-#include <gtest/gtest.h>
 
 namespace trireme {
 namespace {

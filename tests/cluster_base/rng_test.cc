@@ -1,8 +1,8 @@
 #include "cluster/base/rng.h"
 
-#include <cmath>
-
 #include <gtest/gtest.h>
+
+#include <cmath>
 
 namespace trireme {
 namespace {

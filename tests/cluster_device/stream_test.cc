@@ -1,9 +1,9 @@
 #include "cluster/device/stream.h"
 
+#include <gtest/gtest.h>
+
 #include <atomic>
 #include <vector>
-
-#include <gtest/gtest.h>
 
 #include "cluster/device/buffer.h"
 

@@ -1,0 +1,36 @@
+// Pieces of the fused classifier: logits of a chunk of tokens exist in one scratch buffer, where
+// the gradient replaces them. N tokens of the chunk, V local rows of the vocabulary.
+#pragma once
+
+#include "cluster/device/stream.h"
+#include "cluster/device/tensor.h"
+
+namespace trireme {
+
+// Label of a position that has none.
+inline constexpr int32_t kNoLabel = -100;
+
+// What each rank of the tensor group knows of a row; the group combines them (max, then rescaled
+// sums), so the full row never exists anywhere.
+// row_max: [N] f32, the largest local logit. row_sum: [N] f32, sum of exp(logit - row_max).
+// target: [N] f32, the label's logit, 0 where the label is elsewhere or kNoLabel.
+// logits: [N, V] f32. labels: [N] i32, global ids.
+void SoftmaxStatistics(Stream& stream, const Tensor& logits, const Tensor& labels,
+                       int64_t first_row, const Tensor& row_max, const Tensor& row_sum,
+                       const Tensor& target);
+
+// losses[n] = log(row_sum) + row_max - target, 0 for kNoLabel, with the group's statistics. [N]
+// f32.
+void TokenLosses(Stream& stream, const Tensor& labels, const Tensor& row_max, const Tensor& row_sum,
+                 const Tensor& target, const Tensor& losses);
+
+// In place: logits[n, v] becomes scale * (softmax(n, v) - [v is the label]), rows of kNoLabel zero.
+// dlogits: where to write instead, f32 (may be logits) or bf16.
+void SoftmaxGradient(Stream& stream, const Tensor& logits, const Tensor& labels, int64_t first_row,
+                     const Tensor& row_max, const Tensor& row_sum, float scale,
+                     const Tensor& dlogits);
+
+// Sum of x[0 .. n) in f64, in index order by fixed blocks. x: f32.
+double SumF64(const Tensor& x);
+
+}  // namespace trireme

@@ -1,0 +1,41 @@
+// Matrix products by oneDNN. Bits do not depend on the number of threads: single-threaded library
+// calls on fixed panels of the result, the panels spread over the stream's threads.
+#pragma once
+
+#include "cluster/device/stream.h"
+#include "cluster/device/tensor.h"
+
+namespace trireme {
+
+// A row-major matrix inside a larger one: element (r, c) is at data + r * row_stride + c.
+struct Matrix {
+  void* data;
+  DType dtype;  // kF32 or kBF16
+  int64_t rows;
+  int64_t columns;
+  int64_t row_stride;
+
+  // The whole of a tensor, its dims before the last joined to rows.
+  static Matrix Of(const Tensor& tensor);
+  // Dim 0 as rows, all others joined to columns.
+  static Matrix OfRows(const Tensor& tensor);
+  // Columns [begin, end).
+  Matrix Columns(int64_t begin, int64_t end) const;
+  Matrix Rows(int64_t begin, int64_t end) const;
+};
+
+enum class Transpose : bool { kNo, kYes };
+
+// c[M, N] = op(a)[M, K] op(b)[K, N] (+ c when accumulate) (+ bias[N] broadcast over rows).
+//
+// a, b: both f32 or both bf16. c: f32, or bf16 (rounded once from the f32 sum; not with
+// accumulate). bias: f32 or undefined. No aliasing between c and the others. Ordered on `stream`.
+// CHECKs shapes.
+void MatMul(Stream& stream, const Matrix& a, Transpose transpose_a, const Matrix& b,
+            Transpose transpose_b, const Matrix& c, bool accumulate = false,
+            const Tensor& bias = Tensor());
+
+// The library's name and version, for manifests and doctor: "oneDNN 2.6.3".
+const char* MatMulLibrary();
+
+}  // namespace trireme

@@ -1,0 +1,41 @@
+// AdamW over slices of flat buffers, out of place: the committed state is read, the next is
+// written.
+#pragma once
+
+#include <span>
+
+#include "cluster/device/stream.h"
+#include "cluster/device/tensor.h"
+
+namespace trireme {
+
+// Options of one step. t counts from 1.
+struct AdamWStep {
+  double lr;
+  double beta1, beta2, eps;
+  double weight_decay;
+  int64_t t;
+  double gradient_scale;  // clipping: min(1, clip_norm / (norm + 1e-6))
+};
+
+// One slice of a parameter: n elements. p, m, v: committed values; p_next, m_next, v_next: written,
+// may alias the committed ones. p_compute: bf16 copy of p_next, or null.
+struct AdamWSlice {
+  const float* gradient;
+  const float *p, *m, *v;
+  float *p_next, *m_next, *v_next;
+  BFloat16* p_compute;
+  int64_t n;
+  bool decay;
+};
+
+// p = p - lr wd p; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2;
+// p = p - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps). Element-wise: the bits do not depend
+// on how slices are cut. Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2.
+void AdamW(Stream& stream, std::span<const AdamWSlice> slices, const AdamWStep& step);
+
+// Sums of squares in f64 of consecutive ranges of x: out[i] over [edges[i], edges[i + 1]), each in
+// a fixed order.
+void SumsOfSquares(Stream& stream, const float* x, std::span<const int64_t> edges, double* out);
+
+}  // namespace trireme
