@@ -29,8 +29,8 @@ Result<std::unique_ptr<OutputFile>> OutputFile::Create(const std::string& path) 
   std::error_code error;
   if (target.has_parent_path()) fs::create_directories(target.parent_path(), error);
   if (error) return StorageError(StrCat(path, ": cannot make its folder: ", error.message()));
-  const std::string name = StrCat(".", target.filename().string(), ".partial-", ::getpid(), "-",
-                                  serial.fetch_add(1));
+  const std::string name =
+      StrCat(".", target.filename().string(), ".partial-", ::getpid(), "-", serial.fetch_add(1));
   const std::string temporary = (target.parent_path() / name).string();
   const int fd = ::open(temporary.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0666);
   if (fd < 0) return SystemError("cannot be created", path, errno);
@@ -88,6 +88,11 @@ Status OutputFile::Truncate(int64_t bytes) {
   if (::lseek(fd_, bytes, SEEK_SET) < 0) return SystemError("cannot be cut", path_, errno);
   bytes_written_ = bytes;
   return OkStatus();
+}
+
+Status OutputFile::CommitAs(const std::string& path) {
+  path_ = path;
+  return Commit();
 }
 
 Status OutputFile::Commit() {

@@ -32,6 +32,8 @@ class OutputFile {
   Status Truncate(int64_t bytes);
   // Flush, fsync, rename to path(). The object accepts no writes afterwards.
   Status Commit();
+  // The same under another name in the same folder.
+  Status CommitAs(const std::string& path);
 
   const std::string& path() const { return path_; }
   const std::string& temporary_path() const { return temporary_path_; }

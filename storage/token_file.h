@@ -1,8 +1,8 @@
 // TOKENS: files of token ids, read as one stream of documents, end to end.
 //
-// NAME.bin + NAME.idx: Megatron's indexed dataset (magic MMIDIDX, version 1), byte for byte, so that
-// its users' data work as they are and ours work there. NAME.json beside says what the ids mean.
-// A .bin without .idx is read as an llm.c shard (magic 20240520, 16-bit ids of GPT-2; magic
+// NAME.bin + NAME.idx: Megatron's indexed dataset (magic MMIDIDX, version 1), byte for byte, so
+// that its users' data work as they are and ours work there. NAME.json beside says what the ids
+// mean. A .bin without .idx is read as an llm.c shard (magic 20240520, 16-bit ids of GPT-2; magic
 // 20240801, 32-bit ids of Llama 3), whose documents begin with the end-of-text token.
 #pragma once
 
@@ -34,7 +34,8 @@ struct TokenFileInfo {
   std::string tokenizer_path;
   int64_t vocab_size = 0;  // 0: unknown
   std::optional<int32_t> end_of_text;
-  std::string bin_checksum;  // XXH3-128 of NAME.bin and NAME.idx, 32 hexadecimal digits; may be empty
+  std::string
+      bin_checksum;  // XXH3-128 of NAME.bin and NAME.idx, 32 hexadecimal digits; may be empty
   std::string idx_checksum;
 };
 

@@ -34,7 +34,8 @@ struct TextSourceOptions {
 // hidden ones are skipped. Memory: one document and fixed buffers. Not thread-safe.
 class TextSource {
  public:
-  // kDataLoss: a path that does not exist, or that is of no kind that is read; a folder without text.
+  // kDataLoss: a path that does not exist, or that is of no kind that is read; a folder without
+  // text.
   static Result<std::unique_ptr<TextSource>> Open(const std::vector<std::string>& paths,
                                                   const TextSourceOptions& options);
   virtual ~TextSource() = default;
