@@ -85,7 +85,7 @@ class TokenFile {
   Status OpenIndexed(const std::string& name, const Options& options);
   Status OpenShard(const std::string& path);
   Status ReadIndex(const std::string& idx_path);
-  Status CheckIndex(const std::string& idx_path) const;
+  Status CheckIndex(const std::string& idx_path);
   Status ReadInfo(const std::string& json_path);
   int64_t Sequence(int64_t document) const;
 

@@ -22,8 +22,7 @@ class TokenFileWriter {
   static Result<std::unique_ptr<TokenFileWriter>> Create(const std::string& name,
                                                          const TokenFileInfo& info);
 
-  // One document; ids in [0, vocab_size), its end-of-text token included. An empty one is a
-  // document of no tokens.
+  // One document; ids in [0, vocab_size), its end-of-text token included. CHECKs that it has any.
   Status AddDocument(std::span<const int32_t> ids);
 
   // Writes the files. The object is spent afterwards.
