@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "cluster/base/status.h"
 #include "cluster/device/tensor.h"
 #include "parallelism/parameters.h"
 
@@ -54,6 +55,10 @@ class StageModel {
                               WeightGradients when) = 0;
   // Only after BackwardInput with kLater.
   virtual void BackwardWeight(MicrobatchId microbatch) = 0;
+
+  // The first communication error inside the stage (tensor group): what was computed since is
+  // worthless, and the step must be dropped. Checked after each action.
+  virtual Status status() const { return OkStatus(); }
 
   // Microbatches that may be between Forward and the end of their backward at once: the executor
   // asks for the schedule's peak before the first step so that activations are allocated once.

@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -73,10 +74,17 @@ Tensor Buffer::AsTensor(DType dtype, const Shape& shape) const {
 
 Arena::Arena(int64_t capacity_bytes, DeviceKind device) : buffer_(capacity_bytes, device) {}
 
+Arena Arena::Measuring() {
+  Arena arena;
+  arena.measuring_ = true;
+  return arena;
+}
+
 Tensor Arena::Allocate(DType dtype, const Shape& shape) {
   const int64_t bytes = RoundUp(ElementCount(shape) * ByteSize(dtype));
-  CHECK_LE(used_ + bytes, buffer_.bytes()) << "arena of " << buffer_.bytes() << " bytes is full";
-  Tensor tensor(buffer_.data() + used_, dtype, shape, buffer_.device());
+  CHECK(measuring_ || used_ + bytes <= buffer_.bytes())
+      << "arena of " << buffer_.bytes() << " bytes is full";
+  Tensor tensor(measuring_ ? nullptr : buffer_.data() + used_, dtype, shape, buffer_.device());
   used_ += bytes;
   used_max_ = std::max(used_max_, used_);
   return tensor;

@@ -39,10 +39,14 @@ class Buffer {
   DeviceKind device_ = DeviceKind::kCpu;
 };
 
-// Hands out tensors from one buffer, last in, first out. Not thread-safe.
+// Hands out tensors from one buffer, last in, first out. Not thread-safe. A measuring arena has no
+// buffer: its tensors are undefined and it only counts, so that what is planned and what is
+// allocated come from the same code.
 class Arena {
  public:
+  Arena() = default;  // nothing fits
   explicit Arena(int64_t capacity_bytes, DeviceKind device = DeviceKind::kCpu);
+  static Arena Measuring();
 
   // Uninitialised memory, 64-byte aligned. CHECKs the capacity.
   Tensor Allocate(DType dtype, const Shape& shape);
@@ -57,6 +61,7 @@ class Arena {
 
  private:
   Buffer buffer_;
+  bool measuring_ = false;
   int64_t used_ = 0;
   int64_t used_max_ = 0;
 };
