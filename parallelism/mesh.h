@@ -63,6 +63,18 @@ struct Placement {
 // The only code that says which box of a global tensor a logical rank holds.
 Box LocalRegion(const Shape& shape, const Placement& placement, const Mesh& mesh, int rank);
 
+// True for exactly one of the ranks of a pipeline stage that hold the same region: the lowest
+// along every axis that does not cut the tensor, and the first of those that share a piece.
+bool IsFirstHolder(const Placement& placement, const Mesh& mesh, int rank);
+
+// `placement` with ZeRO's cut: rows of dim 0 of what it leaves to this rank, over the data axis, at
+// the edges of row blocks.
+Placement WithDataCut(const Shape& shape, const Placement& placement, const Mesh& mesh, int rank);
+
+// The rows of this rank's local region that it updates and writes to checkpoints; empty on data
+// ranks that no row block is left for. Over the data axis the owned regions tile the local one.
+Box OwnedRegion(const Shape& shape, const Placement& placement, const Mesh& mesh, int rank);
+
 // The number of fixed row blocks a tensor is cut into for ZeRO and for norms: min(64, rows). Cuts
 // fall on block edges alone, so that sums over blocks do not depend on the cut (docs: order of
 // sums).
