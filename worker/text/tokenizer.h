@@ -35,15 +35,16 @@ class Tokenizer {
   static Result<std::unique_ptr<Tokenizer>> Load(const std::string& path,
                                                  const TokenizerOptions& options = {});
 
-  // Appends the ids of `text` to `ids`. Adds no special token, and text that looks like one is plain
-  // text. Bytes that are not UTF-8 become one byte token each.
+  // Appends the ids of `text` to `ids`. Adds no special token, and text that looks like one is
+  // plain text. Bytes that are not UTF-8 become one byte token each.
   virtual void Encode(std::string_view text, std::vector<int32_t>* ids) const = 0;
-  // The same with special tokens: those in the text become their ids, and those that the tokenizer's
-  // template puts around a text (BOS of Llama) are added, as Hugging Face's encode() does.
+  // The same with special tokens: those in the text become their ids, and those that the
+  // tokenizer's template puts around a text (BOS of Llama) are added, as Hugging Face's encode()
+  // does.
   virtual void EncodeWithSpecials(std::string_view text, std::vector<int32_t>* ids) const = 0;
 
-  // The text of `ids`; special tokens appear as their text. Ids outside the vocabulary give nothing.
-  // A SentencePiece-style tokenizer drops the space that Encode put in front.
+  // The text of `ids`; special tokens appear as their text. Ids outside the vocabulary give
+  // nothing. A SentencePiece-style tokenizer drops the space that Encode put in front.
   virtual std::string Decode(std::span<const int32_t> ids) const = 0;
   // The bytes that one id adds in the middle of a text: what a stream of generated tokens prints.
   virtual std::string TokenBytes(int32_t id) const = 0;
