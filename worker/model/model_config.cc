@@ -197,6 +197,7 @@ const std::vector<std::string>& KnownModelFamilies() {
 }
 
 Status FillModelDefaults(proto::ModelConfig* config) {
+  const std::string family_asked = config->family();
   if (!config->preset().empty() && !ApplyModelPreset(config->preset(), config)) {
     std::vector<std::string> names;
     for (const ModelPreset& preset : ModelPresets()) names.push_back(preset.name);
@@ -204,6 +205,12 @@ Status FillModelDefaults(proto::ModelConfig* config) {
     return InvalidArgumentError(StrCat("preset: ", config->preset(),
                                        ": expected a name of `trireme config --presets`",
                                        nearest.empty() ? "" : "; did you mean " + nearest + "?"));
+  }
+  if (proto::ModelConfig preset; !config->preset().empty() && !family_asked.empty() &&
+                                 ApplyModelPreset(config->preset(), &preset) &&
+                                 preset.family() != family_asked) {
+    return InvalidArgumentError(
+        StrCat("preset: ", config->preset(), ": expected a preset of family ", family_asked));
   }
   const std::string& family = config->family();
   const auto& known = KnownModelFamilies();
@@ -233,6 +240,10 @@ Status FillModelDefaults(proto::ModelConfig* config) {
   if (config->bos_token_id() >= config->vocab_size()) config->set_bos_token_id(-1);
   if (config->eos_token_id() >= config->vocab_size()) config->set_eos_token_id(-1);
   return OkStatus();
+}
+
+bool ModelIsResolved(const proto::ModelConfig& config) {
+  return config.from().empty() || (config.has_head_dim() && config.has_initializer_range());
 }
 
 std::optional<ConfigProblem> FindForeignField(const proto::ModelConfig& config) {

@@ -11,6 +11,7 @@
 #include "cluster/base/status.h"
 
 namespace trireme::proto {
+class Config;
 class ModelConfig;
 }
 
@@ -47,6 +48,9 @@ std::optional<ConfigProblem> CheckForeignModelKey(std::string_view key,
 // and biases too, so that readers need no special case.
 // Errors: kInvalidArgument (unknown family or preset, nothing to go on), kNotBuilt.
 Status FillModelDefaults(proto::ModelConfig* config);
+
+// True when the shape is known: nothing to be read from elsewhere (`from`), or already filled in.
+bool ModelIsResolved(const proto::ModelConfig& config);
 
 // Checks a filled-in configuration on its own: ranges, divisibility, what is not built.
 std::optional<ConfigProblem> FindModelProblem(const proto::ModelConfig& config);

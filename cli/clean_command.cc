@@ -1,0 +1,112 @@
+// trireme clean: a corpus of anything into jsonl of clean, distinct documents.
+#include <cstdio>
+#include <iostream>
+#include <memory>
+
+#include "cli/command.h"
+#include "cli/text_progress.h"
+#include "storage/output_file.h"
+#include "worker/text/cleaner.h"
+#include "worker/text/text_writer.h"
+
+namespace trireme {
+namespace {
+
+struct Options {
+  std::vector<std::string> text;
+  std::string out;
+  std::string html = "auto";
+  bool keep_duplicates = false;
+  bool keep_near_duplicates = false;
+  int64_t document_mib_max = 256;
+  bool json = false;
+  CleanOptions clean;
+};
+
+void PrintReport(const CleanReport& report, const std::string& out) {
+  const auto line = [](const char* what, const char* reason, const Tally& tally) {
+    if (tally.documents == 0) return;
+    std::printf("  %-8s %-20s %12lld documents %15lld characters\n", what, reason,
+                static_cast<long long>(tally.documents), static_cast<long long>(tally.characters));
+  };
+  std::printf("%s: %lld of %lld documents kept, %lld of %lld characters, from %lld files\n",
+              out.c_str(), static_cast<long long>(report.output.documents),
+              static_cast<long long>(report.input.documents),
+              static_cast<long long>(report.output.characters),
+              static_cast<long long>(report.input.characters),
+              static_cast<long long>(report.files));
+  for (size_t i = 0; i < kDropReasons; ++i) {
+    line("dropped", DropReasonName(static_cast<DropReason>(i)), report.dropped[i]);
+  }
+  for (size_t i = 0; i < kTextChanges; ++i) {
+    line("changed", TextChangeName(static_cast<TextChange>(i)), report.changed[i]);
+  }
+}
+
+Status Run(Options& options) {
+  options.clean.html = options.html == "always"  ? HtmlMode::kAlways
+                       : options.html == "never" ? HtmlMode::kNever
+                                                 : HtmlMode::kAuto;
+  options.clean.exact_duplicates = !options.keep_duplicates;
+  options.clean.near_duplicates = !options.keep_duplicates && !options.keep_near_duplicates;
+  options.clean.source.document_bytes_max = options.document_mib_max << 20;
+  ASSIGN_OR_RETURN(const auto writer, TextWriter::Create(options.out));
+  const std::string report_path = StemOfText(options.out) + ".report.json";
+  ASSIGN_OR_RETURN(const auto report_file, OutputFile::Create(report_path));
+  TextProgress progress("clean");
+  auto report = CleanCorpus(
+      options.text, options.clean,
+      [&](const std::string& id, const std::string& text) { return writer->Write(id, text); },
+      [&](int64_t done, int64_t all) { progress.Update(done, all); });
+  progress.Finish();
+  RETURN_IF_ERROR(report.status());
+  const std::string json = report->ToJson();
+  RETURN_IF_ERROR(report_file->Write(json + "\n"));
+  RETURN_IF_ERROR(writer->Finish());
+  RETURN_IF_ERROR(report_file->Commit());
+  if (options.json) {
+    std::cout << json << "\n";
+  } else {
+    PrintReport(*report, options.out);
+    std::printf("%s: every reason, counted\n", report_path.c_str());
+  }
+  return OkStatus();
+}
+
+std::function<Status()> Setup(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  app.add_option(
+         "text", options->text,
+         "Files, folders or globs of .txt .md .html .jsonl .csv .tsv; .gz .zst .bz2 .tar too")
+      ->required();
+  app.add_option("--out", options->out, "What to write: NAME.jsonl.zst, .jsonl.gz or .jsonl")
+      ->required();
+  app.add_option("--field", options->clean.source.field,
+                 "Key of jsonl or column of csv and tsv that holds the text (default: text)");
+  app.add_option("--html", options->html,
+                 "Which documents are HTML: auto (files named .html), always, never")
+      ->check(CLI::IsMember({"auto", "always", "never"}));
+  app.add_flag("--lowercase", options->clean.lowercase, "Lower-case everything");
+  app.add_option("--encoding", options->clean.encoding,
+                 "Encoding of what is not UTF-8 and declares none, for example windows-1252");
+  app.add_option("--min-characters", options->clean.characters_min,
+                 "Drop documents with fewer characters (default: 5)");
+  app.add_option("--max-symbol-share", options->clean.symbol_share_max,
+                 "Drop documents with a larger share of symbols and punctuation (default: 0.5)");
+  app.add_flag("--keep-near-duplicates", options->keep_near_duplicates,
+               "Drop equal documents alone");
+  app.add_flag("--keep-duplicates", options->keep_duplicates, "Drop no duplicates");
+  app.add_option("--max-document-mib", options->document_mib_max,
+                 "Refuse larger documents; bounds the memory (default: 256)")
+      ->check(CLI::Range(1, 1024));
+  app.add_option("--threads", options->clean.threads, "Threads (default: all cores)");
+  app.add_flag("--json", options->json, "Print the report as one JSON object");
+  return [options] { return Run(*options); };
+}
+
+const RegisterCommand kCommand({"clean",
+                                "Clean, filter and de-duplicate a corpus; report every reason",
+                                "trireme clean corpus/ --out clean.jsonl.zst", Setup});
+
+}  // namespace
+}  // namespace trireme
