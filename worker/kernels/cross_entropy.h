@@ -19,6 +19,11 @@ void SoftmaxStatistics(Stream& stream, const Tensor& logits, const Tensor& label
                        int64_t first_row, const Tensor& row_max, const Tensor& row_sum,
                        const Tensor& target);
 
+// The statistics of the whole vocabulary from those of R ranks, in rank order.
+// gathered: [R, 3, N] f32 (max, sum, target of each rank). row_max, row_sum, target: [N] f32.
+void CombineSoftmaxStatistics(Stream& stream, const Tensor& gathered, const Tensor& row_max,
+                              const Tensor& row_sum, const Tensor& target);
+
 // losses[n] = log(row_sum) + row_max - target, 0 for kNoLabel, with the group's statistics. [N]
 // f32.
 void TokenLosses(Stream& stream, const Tensor& labels, const Tensor& row_max, const Tensor& row_sum,

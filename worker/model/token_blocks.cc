@@ -1,0 +1,147 @@
+#include "worker/model/token_blocks.h"
+
+#include <algorithm>
+
+#include "cluster/device/elementwise.h"
+#include "worker/kernels/cross_entropy.h"
+#include "worker/kernels/embedding.h"
+
+namespace trireme {
+
+void EmbeddingBlock::Forward(const Tensor& ids, const TokenPlaces& places, const Tensor& x) const {
+  Stream& stream = *context_->stream;
+  const int64_t mark = context_->scratch.Mark();
+  const int64_t n = x.dim(0);
+  const bool summed = context_->tensor.size() > 1 && x.dtype() != DType::kF32;
+  const Tensor y = summed ? context_->scratch.Allocate(DType::kF32, {n, hidden_}) : x;
+  EmbeddingForward(stream, ids, context_->parameters->Acquire(table_), first_row_, y);
+  context_->parameters->Release(table_);
+  context_->tensor.Sum(y);
+  if (positions_ >= 0) {
+    PositionEmbeddingForward(stream, places.positions.View({n}),
+                             context_->parameters->Acquire(positions_), y);
+    context_->parameters->Release(positions_);
+  }
+  if (summed) CastToBFloat16(stream, x.as<BFloat16>(), y.as<float>(), x.elements());
+  context_->scratch.Release(mark);
+}
+
+void EmbeddingBlock::Backward(const Tensor& ids, const TokenPlaces& places, const Tensor& dx,
+                              MicrobatchId microbatch) const {
+  ParameterStore& parameters = *context_->parameters;
+  const GradientSink table = parameters.Gradients(table_, 0, microbatch);
+  EmbeddingBackward(*context_->stream, ids, dx, first_row_, table.accumulator, table.accumulate);
+  parameters.GradientDone(table_, 0, microbatch);
+  if (positions_ < 0) return;
+  const GradientSink sink = parameters.Gradients(positions_, 0, microbatch);
+  EmbeddingBackward(*context_->stream, places.positions.View({dx.dim(0)}), dx, 0, sink.accumulator,
+                    sink.accumulate);
+  parameters.GradientDone(positions_, 0, microbatch);
+}
+
+int64_t EmbeddingBlock::ScratchBytes(int64_t tokens) const {
+  return Arena::RoundUp(tokens * hidden_ * ByteSize(DType::kF32));
+}
+
+int64_t Classifier::ChunkTokens(int64_t tokens) const {
+  // A chunk's logits should stay near the caches; products want a few hundred rows.
+  constexpr int64_t kLogitBytes = 8 << 20;
+  const int64_t fit = kLogitBytes / (rows_ * ByteSize(DType::kF32)) / 64 * 64;
+  return std::min(tokens, std::max<int64_t>(128, fit));
+}
+
+Classifier::Chunk Classifier::Allocate(Arena& arena, int64_t tokens) const {
+  Chunk chunk;
+  chunk.logits = arena.Allocate(DType::kF32, {tokens, rows_});
+  chunk.dlogits = context_->compute == DType::kF32
+                      ? chunk.logits
+                      : arena.Allocate(context_->compute, {tokens, rows_});
+  chunk.row_max = arena.Allocate(DType::kF32, {tokens});
+  chunk.row_sum = arena.Allocate(DType::kF32, {tokens});
+  chunk.target = arena.Allocate(DType::kF32, {tokens});
+  chunk.losses = arena.Allocate(DType::kF32, {tokens});
+  if (context_->tensor.size() > 1) {
+    chunk.gathered = arena.Allocate(DType::kF32, {context_->tensor.size(), 3, tokens});
+  }
+  return chunk;
+}
+
+int64_t Classifier::ScratchBytes(int64_t tokens) const {
+  Arena arena = Arena::Measuring();
+  Allocate(arena, ChunkTokens(tokens));
+  return arena.used_bytes_max();
+}
+
+void Classifier::Logits(const Tensor& x, const Tensor& logits) const {
+  MatMul(*context_->stream, Matrix::Of(x), Transpose::kNo,
+         Matrix::Of(context_->parameters->Acquire(head_)), Transpose::kYes, Matrix::Of(logits));
+  context_->parameters->Release(head_);
+}
+
+void Classifier::Score(const Chunk& chunk, const Tensor& labels) const {
+  Stream& stream = *context_->stream;
+  const int64_t n = labels.dim(0);
+  if (context_->tensor.size() == 1) {
+    SoftmaxStatistics(stream, chunk.logits, labels, first_row_, chunk.row_max, chunk.row_sum,
+                      chunk.target);
+  } else {
+    const Tensor own =
+        chunk.gathered.Rows(context_->tensor.rank(), context_->tensor.rank() + 1).View({3, n});
+    SoftmaxStatistics(stream, chunk.logits, labels, first_row_, own.Rows(0, 1).View({n}),
+                      own.Rows(1, 2).View({n}), own.Rows(2, 3).View({n}));
+    context_->tensor.Gather(chunk.gathered);
+    CombineSoftmaxStatistics(stream, chunk.gathered, chunk.row_max, chunk.row_sum, chunk.target);
+  }
+  TokenLosses(stream, labels, chunk.row_max, chunk.row_sum, chunk.target, chunk.losses);
+}
+
+double Classifier::Train(const Tensor& x, const Tensor& labels, double scale, const Tensor& dx,
+                         MicrobatchId microbatch) const {
+  Stream& stream = *context_->stream;
+  ParameterStore& parameters = *context_->parameters;
+  const int64_t n = x.dim(0), step = ChunkTokens(n);
+  const Tensor weight = parameters.Acquire(head_);
+  GradientSink sink = parameters.Gradients(head_, role_, microbatch);
+  double loss = 0;
+  for (int64_t begin = 0; begin < n; begin += step) {
+    const int64_t end = std::min(n, begin + step), mark = context_->scratch.Mark();
+    const Chunk chunk = Allocate(context_->scratch, end - begin);
+    const Tensor rows = x.Rows(begin, end), row_labels = labels.Rows(begin, end);
+    MatMul(stream, Matrix::Of(rows), Transpose::kNo, Matrix::Of(weight), Transpose::kYes,
+           Matrix::Of(chunk.logits));
+    Score(chunk, row_labels);
+    loss += SumF64(chunk.losses);
+    SoftmaxGradient(stream, chunk.logits, row_labels, first_row_, chunk.row_max, chunk.row_sum,
+                    static_cast<float>(scale), chunk.dlogits);
+    MatMul(stream, Matrix::Of(chunk.dlogits), Transpose::kNo, Matrix::Of(weight), Transpose::kNo,
+           Matrix::Of(dx.Rows(begin, end)));
+    MatMul(stream, Matrix::Of(chunk.dlogits), Transpose::kYes, Matrix::Of(rows), Transpose::kNo,
+           Matrix::Of(sink.accumulator), sink.accumulate);
+    sink.accumulate = true;
+    context_->scratch.Release(mark);
+  }
+  parameters.GradientDone(head_, role_, microbatch);
+  parameters.Release(head_);
+  context_->tensor.Sum(dx);
+  return loss;
+}
+
+double Classifier::Evaluate(const Tensor& x, const Tensor& labels, const Tensor& losses) const {
+  const int64_t n = x.dim(0), step = ChunkTokens(n);
+  double loss = 0;
+  for (int64_t begin = 0; begin < n; begin += step) {
+    const int64_t end = std::min(n, begin + step), mark = context_->scratch.Mark();
+    const Chunk chunk = Allocate(context_->scratch, end - begin);
+    Logits(x.Rows(begin, end), chunk.logits);
+    Score(chunk, labels.Rows(begin, end));
+    loss += SumF64(chunk.losses);
+    if (losses.defined()) {
+      context_->stream->Copy(losses.Rows(begin, end).data(), chunk.losses.data(),
+                             chunk.losses.bytes());
+    }
+    context_->scratch.Release(mark);
+  }
+  return loss;
+}
+
+}  // namespace trireme
