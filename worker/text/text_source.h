@@ -47,6 +47,8 @@ class TextSource {
   // Files opened so far, and in all; bytes read from disk so far, and in all.
   virtual int64_t files_read() const = 0;
   virtual int64_t files() const = 0;
+  // Of folders, globs and tars, so far: not of a kind that is read.
+  virtual int64_t files_skipped() const = 0;
   virtual int64_t bytes_read() const = 0;
   virtual int64_t bytes() const = 0;
 };

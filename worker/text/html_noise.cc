@@ -1,0 +1,182 @@
+#include "worker/text/html_noise.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <string>
+#include <string_view>
+
+namespace trireme {
+namespace {
+
+// Never text for a reader.
+bool IsMachinery(GumboTag tag) {
+  switch (tag) {
+    case GUMBO_TAG_HEAD:
+    case GUMBO_TAG_TITLE:
+    case GUMBO_TAG_SCRIPT:
+    case GUMBO_TAG_STYLE:
+    case GUMBO_TAG_NOSCRIPT:
+    case GUMBO_TAG_TEMPLATE:
+    case GUMBO_TAG_IFRAME:
+    case GUMBO_TAG_OBJECT:
+    case GUMBO_TAG_EMBED:
+    case GUMBO_TAG_CANVAS:
+    case GUMBO_TAG_SVG:
+    case GUMBO_TAG_AUDIO:
+    case GUMBO_TAG_VIDEO:
+    case GUMBO_TAG_MAP:
+    case GUMBO_TAG_BUTTON:
+    case GUMBO_TAG_SELECT:
+    case GUMBO_TAG_DATALIST:
+    case GUMBO_TAG_TEXTAREA:
+    case GUMBO_TAG_INPUT:
+    case GUMBO_TAG_RT:
+    case GUMBO_TAG_RP:
+    case GUMBO_TAG_NOFRAMES:
+      return true;
+    default:
+      return false;
+  }
+}
+
+std::string_view Attribute(const GumboNode* element, const char* name) {
+  const GumboAttribute* found = gumbo_get_attribute(&element->v.element.attributes, name);
+  return found != nullptr ? std::string_view(found->value) : std::string_view();
+}
+
+std::string Lower(std::string_view text) {
+  std::string lower(text);
+  for (char& c : lower) {
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  }
+  return lower;
+}
+
+bool IsHidden(const GumboNode* element) {
+  if (gumbo_get_attribute(&element->v.element.attributes, "hidden") != nullptr) return true;
+  if (Attribute(element, "aria-hidden") == "true") return true;
+  std::string style = Lower(Attribute(element, "style"));
+  style.erase(std::remove(style.begin(), style.end(), ' '), style.end());
+  return style.find("display:none") != std::string::npos ||
+         style.find("visibility:hidden") != std::string::npos;
+}
+
+bool HasRoleOfNoise(const GumboNode* element) {
+  static constexpr std::array kRoles = {"navigation",    "banner",  "contentinfo", "search",
+                                        "complementary", "dialog",  "alertdialog", "alert",
+                                        "menu",          "menubar", "toolbar",     "tablist"};
+  const std::string role = Lower(Attribute(element, "role"));
+  return !role.empty() && std::find(kRoles.begin(), kRoles.end(), role) != kRoles.end();
+}
+
+bool IsWordOfNoise(std::string_view word) {
+  static constexpr std::array<std::string_view, 62> kWords = {
+      "ad",       "ads",        "advert",      "advertisement",  "advertising", "advertorial",
+      "banner",   "breadcrumb", "breadcrumbs", "byline",         "captcha",     "comment",
+      "comments", "consent",    "cookie",      "cookies",        "copyright",   "disqus",
+      "footer",   "gdpr",       "hidden",      "legalnotice",    "login",       "masthead",
+      "menu",     "meta",       "modal",       "mw-editsection", "nav",         "navbar",
+      "navbox",   "navfooter",  "navheader",   "navigation",     "newsletter",  "outbrain",
+      "pager",    "pagination", "paywall",     "popup",          "print",       "printfooter",
+      "promo",    "promotion",  "recommended", "related",        "respond",     "sharedaddy",
+      "share",    "sharing",    "sidebar",     "signup",         "skip",        "social",
+      "sponsor",  "sponsored",  "subscribe",   "taboola",        "tags",        "toc",
+      "toolbar",  "widget"};
+  return std::find(kWords.begin(), kWords.end(), word) != kWords.end();
+}
+
+// "post-share_Buttons" names the words post, share and buttons; "editsection" only itself.
+bool NamesNoise(std::string_view names) {
+  std::string word;
+  for (size_t i = 0; i <= names.size(); ++i) {
+    const char c = i < names.size() ? names[i] : ' ';
+    const bool upper = c >= 'A' && c <= 'Z';
+    const bool letter = upper || (c >= 'a' && c <= 'z');
+    const bool after_lower = i > 0 && names[i - 1] >= 'a' && names[i - 1] <= 'z';
+    if (!letter || (upper && after_lower)) {
+      if (IsWordOfNoise(word)) return true;
+      word.clear();
+    }
+    if (letter) word.push_back(upper ? static_cast<char>(c - 'A' + 'a') : c);
+  }
+  return false;
+}
+
+bool IsBlockOfLinks(const GumboNode* element, const HtmlWeight& weight) {
+  switch (element->v.element.tag) {
+    case GUMBO_TAG_UL:
+    case GUMBO_TAG_OL:
+    case GUMBO_TAG_DL:
+    case GUMBO_TAG_DIV:
+    case GUMBO_TAG_SECTION:
+    case GUMBO_TAG_P:
+    case GUMBO_TAG_TABLE:
+    case GUMBO_TAG_TR:
+    case GUMBO_TAG_TD:
+      return weight.links >= 3 && weight.link_text * 10 > weight.text * 7;
+    default:
+      return false;
+  }
+}
+
+}  // namespace
+
+HtmlNoise::HtmlNoise(const GumboNode* root) { total_ = Weigh(root, false).text; }
+
+HtmlWeight HtmlNoise::WeightOf(const GumboNode* node) const {
+  const auto found = weights_.find(node);
+  return found != weights_.end() ? found->second : HtmlWeight();
+}
+
+HtmlWeight HtmlNoise::Weigh(const GumboNode* node, bool in_link) {
+  HtmlWeight weight;
+  if (node->type == GUMBO_NODE_TEXT || node->type == GUMBO_NODE_CDATA) {
+    for (const char* c = node->v.text.text; *c != 0; ++c) weight.text += *c > ' ' || *c < 0 ? 1 : 0;
+    if (in_link) weight.link_text = weight.text;
+    return weight;
+  }
+  if (node->type != GUMBO_NODE_ELEMENT || IsMachinery(node->v.element.tag)) return weight;
+  // An <a> without href is the target of links, not one.
+  const bool link = node->v.element.tag == GUMBO_TAG_A && !Attribute(node, "href").empty();
+  const GumboVector& children = node->v.element.children;
+  for (unsigned i = 0; i < children.length; ++i) {
+    const HtmlWeight below =
+        Weigh(static_cast<const GumboNode*>(children.data[i]), in_link || link);
+    weight.text += below.text;
+    weight.link_text += below.link_text;
+    weight.links += below.links;
+  }
+  weight.links += link ? 1 : 0;
+  weights_[node] = weight;
+  return weight;
+}
+
+bool HtmlNoise::HoldsMuch(const GumboNode* element) const {
+  return WeightOf(element).text * 10 > total_ * 4;
+}
+
+bool HtmlNoise::IsNoise(const GumboNode* element, bool in_content) const {
+  const GumboTag tag = element->v.element.tag;
+  if (IsMachinery(tag)) return true;
+  if (tag == GUMBO_TAG_BODY || tag == GUMBO_TAG_HTML) return false;
+  if (tag == GUMBO_TAG_MAIN || tag == GUMBO_TAG_ARTICLE) return false;
+  if (tag == GUMBO_TAG_NAV || IsHidden(element)) return true;
+  if (HoldsMuch(element)) return false;
+  switch (tag) {
+    case GUMBO_TAG_ASIDE:
+    case GUMBO_TAG_FOOTER:
+    case GUMBO_TAG_FORM:
+      return true;
+    case GUMBO_TAG_HEADER:
+      if (!in_content) return true;
+      break;
+    default:
+      break;
+  }
+  if (HasRoleOfNoise(element)) return true;
+  if (NamesNoise(Attribute(element, "class")) || NamesNoise(Attribute(element, "id"))) return true;
+  return IsBlockOfLinks(element, WeightOf(element));
+}
+
+}  // namespace trireme

@@ -1,0 +1,205 @@
+#include "worker/text/text_source.h"
+
+#include <glob.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <utility>
+
+#include "worker/text/byte_stream.h"
+#include "worker/text/record_reader.h"
+
+namespace trireme {
+namespace {
+
+namespace fs = std::filesystem;
+using Content = TextKind::Content;
+
+constexpr const char* kKinds =
+    ".txt .md .html .jsonl .csv .tsv, plain or .gz .zst .bz2 .xz, or a .tar of these";
+
+bool IsHidden(const std::string& path) {
+  const std::string name = fs::path(path).filename().string();
+  return !name.empty() && name[0] == '.';
+}
+
+Status AddFolder(const std::string& folder, std::vector<std::string>* files, int64_t* skipped) {
+  std::vector<std::string> found;
+  std::error_code error;
+  fs::recursive_directory_iterator it(folder, error);
+  for (; !error && it != fs::recursive_directory_iterator(); it.increment(error)) {
+    const std::string path = it->path().string();
+    std::error_code ignored;
+    if (IsHidden(path)) {
+      if (it->is_directory(ignored)) it.disable_recursion_pending();
+      continue;
+    }
+    if (!it->is_regular_file(ignored)) continue;
+    if (TextKindOf(path).content == Content::kOther) {
+      ++*skipped;
+    } else {
+      found.push_back(path);
+    }
+  }
+  if (error) return DataLossError(StrCat(folder, ": cannot be listed: ", error.message()));
+  if (found.empty()) return DataLossError(StrCat(folder, ": holds no text (", kKinds, ")"));
+  std::sort(found.begin(), found.end());
+  files->insert(files->end(), found.begin(), found.end());
+  return OkStatus();
+}
+
+Status AddPath(const std::string& path, std::vector<std::string>* files, int64_t* skipped) {
+  std::error_code ignored;
+  if (fs::is_directory(path, ignored)) return AddFolder(path, files, skipped);
+  if (fs::exists(path, ignored)) {
+    if (TextKindOf(path).content == Content::kOther) {
+      return DataLossError(StrCat(path, ": not a kind of text that is read (", kKinds, ")"));
+    }
+    files->push_back(path);
+    return OkStatus();
+  }
+  if (path.find_first_of("*?[") == std::string::npos) {
+    return DataLossError(StrCat(path, ": no such file or folder"));
+  }
+  glob_t matches = {};
+  const int rc = ::glob(path.c_str(), 0, nullptr, &matches);  // sorted by the C locale's order
+  std::vector<std::string> found;
+  for (size_t i = 0; rc == 0 && i < matches.gl_pathc; ++i) found.emplace_back(matches.gl_pathv[i]);
+  ::globfree(&matches);
+  std::sort(found.begin(), found.end());
+  const size_t before = files->size();
+  for (const std::string& match : found) {
+    if (fs::is_directory(match, ignored)) {
+      RETURN_IF_ERROR(AddFolder(match, files, skipped));
+    } else if (TextKindOf(match).content == Content::kOther) {
+      ++*skipped;
+    } else {
+      files->push_back(match);
+    }
+  }
+  if (files->size() == before) {
+    return DataLossError(StrCat(path, ": matches no file of text (", kKinds, ")"));
+  }
+  return OkStatus();
+}
+
+class FileTextSource : public TextSource {
+ public:
+  FileTextSource(std::vector<std::string> paths, int64_t skipped, TextSourceOptions options)
+      : paths_(std::move(paths)), options_(std::move(options)), files_skipped_(skipped) {
+    for (const std::string& path : paths_) {
+      std::error_code error;
+      const auto size = fs::file_size(path, error);
+      if (!error) bytes_ += static_cast<int64_t>(size);
+    }
+  }
+
+  Result<bool> Next(Document* document) override {
+    while (true) {
+      if (records_ != nullptr) {
+        ASSIGN_OR_RETURN(const bool more, records_->Next(document));
+        if (more) return true;
+        CloseRecords();
+      }
+      if (tar_ != nullptr) {
+        ASSIGN_OR_RETURN(const bool more, NextEntry());
+        if (!more) CloseFile();
+        continue;
+      }
+      CloseFile();
+      if (next_ == paths_.size()) return false;
+      RETURN_IF_ERROR(OpenFile(paths_[next_++]));
+    }
+  }
+
+  int64_t files_read() const override { return static_cast<int64_t>(next_); }
+  int64_t files() const override { return static_cast<int64_t>(paths_.size()); }
+  int64_t files_skipped() const override { return files_skipped_; }
+  int64_t bytes_read() const override { return bytes_read_; }
+  int64_t bytes() const override { return bytes_; }
+
+ private:
+  Status OpenFile(const std::string& path) {
+    ASSIGN_OR_RETURN(file_, OpenFileStream(path, &bytes_read_));
+    const TextKind kind = TextKindOf(path);
+    ByteStream* stream = file_.get();
+    if (!kind.compression.empty()) {
+      ASSIGN_OR_RETURN(decompressed_, OpenDecompressed(stream, kind.compression, path));
+      stream = decompressed_.get();
+    }
+    if (kind.content != Content::kTar) {
+      OpenContent(stream, kind.content, path);
+      return OkStatus();
+    }
+    tar_name_ = path;
+    ASSIGN_OR_RETURN(tar_, OpenTar(stream, path));
+    return OkStatus();
+  }
+
+  // Opens the records of the tar's next entry of text; false at its end.
+  Result<bool> NextEntry() {
+    std::string name;
+    while (true) {
+      ASSIGN_OR_RETURN(const bool more, tar_->Next(&name));
+      if (!more) return false;
+      const TextKind kind = TextKindOf(name);
+      if (kind.content == Content::kOther || kind.content == Content::kTar || IsHidden(name)) {
+        ++files_skipped_;
+        continue;
+      }
+      const std::string where = StrCat(tar_name_, ":", name);
+      ByteStream* stream = tar_->entry();
+      if (!kind.compression.empty()) {
+        ASSIGN_OR_RETURN(entry_, OpenDecompressed(stream, kind.compression, where));
+        stream = entry_.get();
+      }
+      OpenContent(stream, kind.content, where);
+      return true;
+    }
+  }
+
+  void OpenContent(ByteStream* stream, Content content, const std::string& where) {
+    marked_ = OpenWithoutByteOrderMark(stream);
+    records_ = OpenRecords(marked_.get(), content, where, options_);
+  }
+  // Readers stand on the streams below them: closed from the top.
+  void CloseRecords() {
+    records_.reset();
+    marked_.reset();
+    entry_.reset();
+  }
+  void CloseFile() {
+    CloseRecords();
+    tar_.reset();
+    decompressed_.reset();
+    file_.reset();
+  }
+
+  std::vector<std::string> paths_;
+  TextSourceOptions options_;
+  size_t next_ = 0;
+  int64_t files_skipped_ = 0;
+  int64_t bytes_read_ = 0;
+  int64_t bytes_ = 0;
+  std::string tar_name_;
+  std::unique_ptr<ByteStream> file_;
+  std::unique_ptr<ByteStream> decompressed_;
+  std::unique_ptr<TarReader> tar_;
+  std::unique_ptr<ByteStream> entry_;
+  std::unique_ptr<ByteStream> marked_;
+  std::unique_ptr<RecordReader> records_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<TextSource>> TextSource::Open(const std::vector<std::string>& paths,
+                                                     const TextSourceOptions& options) {
+  if (paths.empty()) return InvalidArgumentError("no text named; expected files, folders or globs");
+  std::vector<std::string> files;
+  int64_t skipped = 0;
+  for (const std::string& path : paths) RETURN_IF_ERROR(AddPath(path, &files, &skipped));
+  return std::unique_ptr<TextSource>(
+      std::make_unique<FileTextSource>(std::move(files), skipped, options));
+}
+
+}  // namespace trireme
