@@ -1,0 +1,133 @@
+#include "worker/kernels/matmul.h"
+
+#include <gtest/gtest.h>
+
+#include <tuple>
+
+#include "tests/worker_kernels/kernel_testing.h"
+
+namespace trireme {
+namespace {
+
+struct Case {
+  int64_t m, n, k;
+};
+
+std::vector<double> Reference(const Owned& a, bool ta, const Owned& b, bool tb, const Owned* c,
+                              const Owned* bias, const Case& size) {
+  std::vector<double> out(size.m * size.n);
+  for (int64_t i = 0; i < size.m; ++i) {
+    for (int64_t j = 0; j < size.n; ++j) {
+      double sum = (c != nullptr ? c->At(i * size.n + j) : 0) + (bias != nullptr ? bias->At(j) : 0);
+      for (int64_t l = 0; l < size.k; ++l) {
+        sum +=
+            a.At(ta ? l * size.m + i : i * size.k + l) * b.At(tb ? j * size.k + l : l * size.n + j);
+      }
+      out[i * size.n + j] = sum;
+    }
+  }
+  return out;
+}
+
+using Parameters = std::tuple<DType, DType, bool, bool>;  // inputs, output, transposes
+class MatMulTest : public testing::TestWithParam<Parameters> {};
+
+TEST_P(MatMulTest, EqualsTheDoubleReferenceWithBitsFreeOfTheThreads) {
+  const auto [input, output, ta, tb] = GetParam();
+  for (const Case& size :
+       {Case{1, 1, 1}, Case{1, 17, 33}, Case{3, 5, 7}, Case{16, 16, 16}, Case{31, 100, 65},
+        Case{300, 70, 19}, Case{65, 530, 40}, Case{2, 3, 700}, Case{129, 1030, 3}}) {
+    for (const bool accumulate : {false, true}) {
+      if (accumulate && output == DType::kBF16) continue;
+      for (const bool with_bias : {false, true}) {
+        const Owned a = Owned::Random(input, ta ? Shape{size.k, size.m} : Shape{size.m, size.k}, 1);
+        const Owned b = Owned::Random(input, tb ? Shape{size.n, size.k} : Shape{size.k, size.n}, 2);
+        const Owned c0 = Owned::Random(output, {size.m, size.n}, 3);
+        const Owned bias = Owned::Random(DType::kF32, {size.n}, 4);
+        const auto out = RunOnThreads([&](Stream& stream) {
+          Owned c = c0;
+          MatMul(stream, Matrix::Of(a), Transpose{ta}, Matrix::Of(b), Transpose{tb}, Matrix::Of(c),
+                 accumulate, with_bias ? bias.view() : Tensor());
+          return std::vector<Owned>{c};
+        });
+        const double tolerance = 3e-7 * std::sqrt(size.k) + 1e-6;
+        ExpectNear(
+            out[0],
+            Reference(a, ta, b, tb, accumulate ? &c0 : nullptr, with_bias ? &bias : nullptr, size),
+            tolerance, output == DType::kBF16 ? Rounding(output) : 1e-6,
+            testing::PrintToString(size.m) + " x " + testing::PrintToString(size.n));
+      }
+    }
+  }
+}
+
+// Shapes of a training step: sums long enough that a split of K over threads would show.
+TEST_P(MatMulTest, StepShapesHaveBitsFreeOfTheThreads) {
+  const auto [input, output, ta, tb] = GetParam();
+  for (const Case& size : {Case{512, 512, 1408}, Case{8, 512, 4096}, Case{1, 512, 512},
+                           Case{64, 64, 3000}, Case{704, 512, 300}}) {
+    const Owned a = Owned::Random(input, ta ? Shape{size.k, size.m} : Shape{size.m, size.k}, 1);
+    const Owned b = Owned::Random(input, tb ? Shape{size.n, size.k} : Shape{size.k, size.n}, 2);
+    RunOnThreads([&](Stream& stream) {
+      Owned c(output, {size.m, size.n});
+      MatMul(stream, Matrix::Of(a), Transpose{ta}, Matrix::Of(b), Transpose{tb}, Matrix::Of(c));
+      return std::vector<Owned>{c};
+    });
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, MatMulTest,
+                         testing::Combine(testing::Values(DType::kF32, DType::kBF16),
+                                          testing::Values(DType::kF32, DType::kBF16),
+                                          testing::Bool(), testing::Bool()));
+
+TEST(MatMulViewTest, PartsOfLargerMatricesAreReadAndWrittenInPlace) {
+  const Owned a = Owned::Random(DType::kF32, {10, 40}, 1);
+  const Owned b = Owned::Random(DType::kF32, {30, 40}, 2);
+  Owned c = Owned::Random(DType::kF32, {10, 50}, 3);
+  const Owned before = c;
+  Stream stream(2);
+  MatMul(stream, Matrix::Of(a).Columns(5, 25).Rows(2, 9), Transpose::kNo,
+         Matrix::Of(b).Columns(20, 40), Transpose::kYes, Matrix::Of(c).Columns(10, 40).Rows(1, 8));
+  for (int64_t i = 0; i < 10; ++i) {
+    for (int64_t j = 0; j < 50; ++j) {
+      double expected = before.At(i * 50 + j);
+      if (i >= 1 && i < 8 && j >= 10 && j < 40) {
+        expected = 0;
+        for (int64_t l = 0; l < 20; ++l) {
+          expected += a.At((i + 1) * 40 + 5 + l) * b.At((j - 10) * 40 + 20 + l);
+        }
+      }
+      EXPECT_NEAR(c.At(i * 50 + j), expected, 1e-5) << i << ", " << j;
+    }
+  }
+}
+
+TEST(MatMulViewTest, TensorsBecomeMatrices) {
+  const Owned x(DType::kBF16, {2, 3, 4});
+  EXPECT_EQ(Matrix::Of(x).rows, 6);
+  EXPECT_EQ(Matrix::Of(x).columns, 4);
+  EXPECT_EQ(Matrix::OfRows(x).rows, 2);
+  EXPECT_EQ(Matrix::OfRows(x).columns, 12);
+}
+
+TEST(MatMulViewTest, EmptyResultsAreLeftAlone) {
+  Stream stream(1);
+  const Owned a(DType::kF32, {0, 4}), b(DType::kF32, {5, 4}), c(DType::kF32, {0, 5});
+  MatMul(stream, Matrix::Of(a), Transpose::kNo, Matrix::Of(b), Transpose::kYes, Matrix::Of(c));
+}
+
+TEST(MatMulDeathTest, ShapesThatDoNotFitEndTheProcess) {
+  Stream stream(1);
+  const Owned a(DType::kF32, {3, 4}), b(DType::kF32, {5, 6}), c(DType::kF32, {3, 5});
+  EXPECT_DEATH(
+      MatMul(stream, Matrix::Of(a), Transpose::kNo, Matrix::Of(b), Transpose::kYes, Matrix::Of(c)),
+      "Check failed: k == ");
+}
+
+TEST(MatMulLibraryTest, NamesTheLibraryAndItsVersion) {
+  EXPECT_EQ(std::string(MatMulLibrary()).rfind("oneDNN ", 0), 0u);
+}
+
+}  // namespace
+}  // namespace trireme
