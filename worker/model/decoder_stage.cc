@@ -22,52 +22,16 @@ struct DecoderStage::Slot {
   WeightWork work{false};
 };
 
-namespace {
-
-std::string NameOf(const ModelShape& shape, const char* gpt2, const char* llama) {
-  return shape.family == ModelFamily::kGpt2 ? gpt2 : llama;
-}
-
-}  // namespace
-
 DecoderStage::DecoderStage(const StageOptions& options, const std::vector<ParameterSpec>& specs,
                            Stream* stream, ParameterStore* parameters, TensorGroup tensor,
                            MicrobatchSource source)
     : options_(options), source_(std::move(source)) {
-  const ModelShape& shape = options_.shape;
   context_.stream = stream;
   context_.parameters = parameters;
   context_.tensor = std::move(tensor);
   context_.compute = options.compute;
-  if (shape.family == ModelFamily::kLlama) {
-    rotary_ = std::make_unique<RotaryTable>(shape, std::max(options.tokens.length, int64_t{1}));
-  }
-  const std::string table_name =
-      NameOf(shape, "transformer.wte.weight", "model.embed_tokens.weight");
-  const ParamId table = FindParameter(specs, table_name);
-  const Box rows =
-      LocalRegion(specs[table].shape, specs[table].placement, options.mesh, options.rank);
-  if (first()) {
-    embedding_ =
-        std::make_unique<EmbeddingBlock>(&context_, shape.hidden_size, table, rows.offset[0],
-                                         FindParameter(specs, "transformer.wpe.weight"));
-  }
-  const LayerRange range = StageLayers(shape.layers, options.mesh.size(Axis::kPipeline),
-                                       options.mesh.Index(options.rank, Axis::kPipeline));
-  for (int64_t layer = range.begin; layer < range.end; ++layer) {
-    layers_.push_back(std::make_unique<DecoderLayer>(&context_, shape, specs, layer, rotary_.get(),
-                                                     options.recompute));
-  }
-  if (last()) {
-    const std::string norm = NameOf(shape, "transformer.ln_f", "model.norm");
-    final_norm_ = std::make_unique<NormBlock>(
-        &context_, shape.family == ModelFamily::kGpt2 ? NormKind::kLayer : NormKind::kRms,
-        shape.norm_eps, FindParameter(specs, norm + ".weight"),
-        FindParameter(specs, norm + ".bias"));
-    const ParamId head = shape.tied ? table : FindParameter(specs, "lm_head.weight");
-    classifier_ = std::make_unique<Classifier>(&context_, shape.hidden_size, head,
-                                               shape.tied ? 1 : 0, rows.offset[0], rows.extent[0]);
-  }
+  blocks_ = DecoderBlocks::Build(&context_, options.shape, specs, options.mesh, options.rank,
+                                 options.recompute, options.tokens.length);
 }
 
 DecoderStage::~DecoderStage() = default;
@@ -90,13 +54,13 @@ CarrySpec DecoderStage::OutputSpec() const {
 void DecoderStage::Allocate(Arena& arena, Slot* slot) const {
   const int64_t n = options_.tokens.tokens(), h = options_.shape.hidden_size;
   if (first()) slot->embedded = arena.Allocate(options_.compute, {n, h});
-  for (const auto& layer : layers_) {
+  for (const auto& layer : blocks_.layers) {
     slot->layers.push_back(layer->Allocate(arena, options_.tokens));
   }
   slot->x_out = arena.Allocate(options_.compute, {n, h});
   if (last()) {
     slot->normed = arena.Allocate(options_.compute, {n, h});
-    slot->norm = final_norm_->AllocateStatistics(arena, n);
+    slot->norm = blocks_.final_norm->AllocateStatistics(arena, n);
     slot->dnormed = arena.Allocate(DType::kF32, {n, h});
   }
   slot->dx = arena.Allocate(options_.compute, {n, h});
@@ -109,12 +73,12 @@ StageMemory DecoderStage::Memory() const {
   Slot slot;
   Allocate(arena, &slot);
   memory.per_live_microbatch = arena.used_bytes_max();
-  for (const auto& layer : layers_) {
+  for (const auto& layer : blocks_.layers) {
     memory.scratch = std::max(memory.scratch, layer->ScratchBytes(options_.tokens, false));
     memory.deferred_per_microbatch += layer->ScratchBytes(options_.tokens, true);
   }
-  if (first()) memory.scratch = std::max(memory.scratch, embedding_->ScratchBytes(n));
-  if (last()) memory.scratch = std::max(memory.scratch, classifier_->ScratchBytes(n));
+  if (first()) memory.scratch = std::max(memory.scratch, blocks_.embedding->ScratchBytes(n));
+  if (last()) memory.scratch = std::max(memory.scratch, blocks_.classifier->ScratchBytes(n));
   memory.scratch += Arena::RoundUp(n * h * ByteSize(DType::kF32)) +
                     Arena::RoundUp(n * h * ByteSize(options_.compute));
   return memory;
@@ -165,17 +129,18 @@ Carry DecoderStage::Forward(MicrobatchId microbatch, const Carry& input) {
   Tensor x;
   if (first()) {
     x = slot.embedded;
-    embedding_->Forward(data.ids.View({options_.tokens.tokens()}), data.places, x);
+    blocks_.embedding->Forward(data.ids.View({options_.tokens.tokens()}), data.places, x);
   } else {
     CHECK_EQ(input.items.size(), 1u);
     x = input.items[0].tensor;
   }
   bool has_delta = false;
-  for (size_t i = 0; i < layers_.size(); ++i) {
+  for (size_t i = 0; i < blocks_.layers.size(); ++i) {
     // Without a backward pass one layer's memory serves all.
     DecoderLayer::Saved one = slot.layers[0];
     DecoderLayer::Saved* saved = evaluation_ ? &one : &slot.layers[i];
-    x = layers_[i]->Forward(options_.tokens, data.places, x, has_delta, delta_, running_, saved);
+    x = blocks_.layers[i]->Forward(options_.tokens, data.places, x, has_delta, delta_, running_,
+                                   saved);
     has_delta = true;
   }
   Carry output;
@@ -192,12 +157,13 @@ Carry DecoderStage::Forward(MicrobatchId microbatch, const Carry& input) {
 void DecoderStage::ForwardHead(const Microbatch& data, const Tensor& x, bool has_delta,
                                Slot* slot) {
   if (!has_delta) context_.stream->Copy(slot->x_out.data(), x.data(), x.bytes());
-  final_norm_->Forward(x, has_delta ? delta_ : Tensor(), slot->x_out, slot->normed, slot->norm);
+  blocks_.final_norm->Forward(x, has_delta ? delta_ : Tensor(), slot->x_out, slot->normed,
+                              slot->norm);
   const Tensor labels = data.labels.View({options_.tokens.tokens()});
-  losses_[slot->microbatch] = evaluation_
-                                  ? classifier_->Evaluate(slot->normed, labels, Tensor())
-                                  : classifier_->Train(slot->normed, labels, data.gradient_scale,
-                                                       slot->dnormed, slot->microbatch);
+  losses_[slot->microbatch] =
+      evaluation_ ? blocks_.classifier->Evaluate(slot->normed, labels, Tensor())
+                  : blocks_.classifier->Train(slot->normed, labels, data.gradient_scale,
+                                              slot->dnormed, slot->microbatch);
 }
 
 Carry DecoderStage::BackwardInput(MicrobatchId microbatch, const Carry& output_gradient,
@@ -211,19 +177,20 @@ Carry DecoderStage::BackwardInput(MicrobatchId microbatch, const Carry& output_g
   slot.work = WeightWork(deferred);
   Tensor dx = slot.dx;
   if (last()) {
-    final_norm_->Backward(slot.dnormed, slot.x_out, slot.norm, Tensor(), dx, microbatch);
+    blocks_.final_norm->Backward(slot.dnormed, slot.x_out, slot.norm, Tensor(), dx, microbatch);
   } else {
     CHECK_EQ(output_gradient.items.size(), 1u);
     context_.stream->Copy(dx.data(), output_gradient.items[0].tensor.data(), dx.bytes());
   }
   Arena& keep = deferred ? slot.deferred : context_.scratch;
-  for (size_t i = layers_.size(); i-- > 0;) {
-    dx = layers_[i]->Backward(options_.tokens, data.places, dx, slot.layers[i], delta_, keep,
-                              microbatch, &slot.work);
+  for (size_t i = blocks_.layers.size(); i-- > 0;) {
+    dx = blocks_.layers[i]->Backward(options_.tokens, data.places, dx, slot.layers[i], delta_, keep,
+                                     microbatch, &slot.work);
   }
   Carry input_gradient;
   if (first()) {
-    embedding_->Backward(data.ids.View({options_.tokens.tokens()}), data.places, dx, microbatch);
+    blocks_.embedding->Backward(data.ids.View({options_.tokens.tokens()}), data.places, dx,
+                                microbatch);
   } else {
     input_gradient.items.push_back({"hidden", dx});
   }

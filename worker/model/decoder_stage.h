@@ -8,8 +8,7 @@
 #include <vector>
 
 #include "parallelism/stage_model.h"
-#include "worker/model/decoder_layer.h"
-#include "worker/model/token_blocks.h"
+#include "worker/model/decoder_blocks.h"
 
 namespace trireme {
 
@@ -73,11 +72,7 @@ class DecoderStage final : public StageModel {
   StageOptions options_;
   BlockContext context_;
   MicrobatchSource source_;
-  std::unique_ptr<RotaryTable> rotary_;
-  std::unique_ptr<EmbeddingBlock> embedding_;
-  std::vector<std::unique_ptr<DecoderLayer>> layers_;
-  std::unique_ptr<NormBlock> final_norm_;
-  std::unique_ptr<Classifier> classifier_;
+  DecoderBlocks blocks_;
   Buffer running_memory_;
   Tensor delta_;    // [N, H]: what a half layer adds to the residual stream
   Tensor running_;  // [N, H]: the residual stream under full recompute
