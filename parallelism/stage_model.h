@@ -56,8 +56,12 @@ class StageModel {
   // Only after BackwardInput with kLater.
   virtual void BackwardWeight(MicrobatchId microbatch) = 0;
 
-  // The first communication error inside the stage (tensor group): what was computed since is
-  // worthless, and the step must be dropped. Checked after each action.
+  // Ends a microbatch that will see no (further) backward: after a forward of validation, and when
+  // a step is given up. What was kept for it is free.
+  virtual void Forget(MicrobatchId microbatch) {}
+
+  // Not ok once communication of the model's own (its tensor group's) has failed: what it returned
+  // since is worthless. The executor asks after every pass.
   virtual Status status() const { return OkStatus(); }
 
   // Microbatches that may be between Forward and the end of their backward at once: the executor

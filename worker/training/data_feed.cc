@@ -1,0 +1,164 @@
+#include "worker/training/data_feed.h"
+
+#include <algorithm>
+
+#include "proto/config.pb.h"
+#include "worker/kernels/cross_entropy.h"
+
+namespace trireme {
+
+Result<DataFeed::Source> DataFeed::OpenSource(const std::string& path, int64_t length,
+                                              int64_t vocab_size, bool may_be_short) {
+  Source source;
+  ASSIGN_OR_RETURN(source.file, TokenFile::Open(path));
+  const TokenFile& file = *source.file;
+  if (file.info().vocab_size > vocab_size) {
+    return InvalidArgumentError(StrCat(file.path(), ": its tokenizer has ", file.info().vocab_size,
+                                       " tokens, but model.vocab_size is ", vocab_size));
+  }
+  source.windows = (file.tokens() - 1) / length;
+  if (source.windows < 1 && !may_be_short) {
+    return DataLossError(StrCat(file.path(), ": ", file.tokens(),
+                                " tokens are not enough for one sample of data.sequence_length ",
+                                length, " and its next token"));
+  }
+  return source;
+}
+
+Status DataFeed::OpenSources(const proto::Config& config) {
+  SampleOrder::Options order{{}, {}, sequences_, config.data().shuffle(), config.run().seed()};
+  for (const proto::DataSource& data : config.data().train()) {
+    ASSIGN_OR_RETURN(Source source, OpenSource(data.path(), length_, vocab_size_, false));
+    order.windows.push_back(source.windows);
+    order.weights.push_back(data.has_weight() ? data.weight() : 1.0);
+    train_.push_back(std::move(source));
+  }
+  order_ = std::make_unique<SampleOrder>(std::move(order));
+  for (const proto::DataSource& data : config.data().validation()) {
+    ASSIGN_OR_RETURN(Source source, OpenSource(data.path(), length_, vocab_size_, true));
+    if (source.windows > 0) validation_.push_back(std::move(source));
+  }
+  return OkStatus();
+}
+
+Result<std::unique_ptr<DataFeed>> DataFeed::Open(const proto::Config& config) {
+  std::unique_ptr<DataFeed> feed(new DataFeed);
+  feed->sequences_ = config.batch().sequences();
+  feed->rows_ = config.batch().microbatch_sequences();
+  feed->length_ = config.data().sequence_length();
+  feed->vocab_size_ = config.model().vocab_size();
+  feed->isolate_ = config.data().isolate_documents();
+  RETURN_IF_ERROR(feed->OpenSources(config));
+  return feed;
+}
+
+void DataFeed::Reserve(int64_t microbatches) {
+  loaded_.clear();
+  if (microbatches <= reserved_) return;
+  reserved_ = microbatches;
+  memory_ = Buffer(microbatches * 4 * rows_ * length_ * ByteSize(DType::kI32));
+}
+
+DataFeed::Loaded& DataFeed::Slot(int64_t index, MicrobatchId microbatch) {
+  const int64_t n = rows_ * length_;
+  auto* at = reinterpret_cast<int32_t*>(memory_.data()) + index * 4 * n;
+  Loaded& loaded = loaded_[microbatch];
+  loaded.data.ids = Tensor(at, DType::kI32, {rows_, length_});
+  loaded.data.labels = Tensor(at + n, DType::kI32, {rows_, length_});
+  loaded.data.places.positions = Tensor(at + 2 * n, DType::kI32, {rows_, length_});
+  if (isolate_) {
+    loaded.data.places.document_starts = Tensor(at + 3 * n, DType::kI32, {rows_, length_});
+  }
+  loaded.label_tokens = 0;
+  return loaded;
+}
+
+Status DataFeed::Fill(const Source* source, int64_t window, int64_t row, Loaded* loaded) const {
+  int32_t* ids = loaded->data.ids.as<int32_t>() + row * length_;
+  int32_t* labels = loaded->data.labels.as<int32_t>() + row * length_;
+  int32_t* positions = loaded->data.places.positions.as<int32_t>() + row * length_;
+  int32_t* starts =
+      isolate_ ? loaded->data.places.document_starts.as<int32_t>() + row * length_ : nullptr;
+  if (source == nullptr) {
+    for (int64_t t = 0; t < length_; ++t) {
+      ids[t] = 0;
+      labels[t] = kNoLabel;
+      positions[t] = static_cast<int32_t>(t);
+      if (starts != nullptr) starts[t] = 0;
+    }
+    return OkStatus();
+  }
+  const TokenFile& file = *source->file;
+  const int64_t begin = window * length_;
+  file.Read(begin, length_, ids);
+  file.Read(begin + 1, length_, labels);
+  int64_t document = isolate_ ? file.DocumentAt(begin) : 0;
+  int64_t start = 0;
+  for (int64_t t = 0; t < length_; ++t) {
+    if (labels[t] < 0 || labels[t] >= vocab_size_ || ids[t] < 0 || ids[t] >= vocab_size_) {
+      const bool label = ids[t] >= 0 && ids[t] < vocab_size_;
+      return DataLossError(StrCat(file.path(), ": token ", begin + t + label, " is ",
+                                  label ? labels[t] : ids[t], ", but model.vocab_size is ",
+                                  vocab_size_));
+    }
+    while (isolate_ && document + 1 < file.documents() &&
+           file.document_begin(document + 1) <= begin + t) {
+      ++document;
+      start = t;
+    }
+    positions[t] = static_cast<int32_t>(t - start);
+    if (starts != nullptr) starts[t] = static_cast<int32_t>(start);
+  }
+  loaded->label_tokens += length_;
+  return OkStatus();
+}
+
+Status DataFeed::LoadStep(int64_t step, std::span<const MicrobatchId> microbatches) {
+  Reserve(static_cast<int64_t>(microbatches.size()));
+  for (size_t i = 0; i < microbatches.size(); ++i) {
+    Loaded& loaded = Slot(static_cast<int64_t>(i), microbatches[i]);
+    loaded.data.gradient_scale = 1.0 / static_cast<double>(step_label_tokens());
+    for (int64_t row = 0; row < rows_; ++row) {
+      const SamplePlace place = order_->At(step, microbatches[i] * rows_ + row);
+      RETURN_IF_ERROR(Fill(&train_[place.source], place.window, row, &loaded));
+    }
+  }
+  return OkStatus();
+}
+
+Status DataFeed::LoadValidation(std::span<const MicrobatchId> microbatches) {
+  Reserve(static_cast<int64_t>(microbatches.size()));
+  for (size_t i = 0; i < microbatches.size(); ++i) {
+    Loaded& loaded = Slot(static_cast<int64_t>(i), microbatches[i]);
+    for (int64_t row = 0; row < rows_; ++row) {
+      int64_t window = microbatches[i] * rows_ + row;
+      const Source* source = nullptr;
+      for (const Source& candidate : validation_) {
+        if (window < candidate.windows) {
+          source = &candidate;
+          break;
+        }
+        window -= candidate.windows;
+      }
+      RETURN_IF_ERROR(Fill(source, window, row, &loaded));
+    }
+  }
+  return OkStatus();
+}
+
+const Microbatch& DataFeed::Get(MicrobatchId microbatch) const {
+  return loaded_.at(microbatch).data;
+}
+
+int64_t DataFeed::LabelTokens(MicrobatchId microbatch) const {
+  return loaded_.at(microbatch).label_tokens;
+}
+
+int64_t DataFeed::ValidationMicrobatches(int64_t batches) const {
+  int64_t windows = 0;
+  for (const Source& source : validation_) windows += source.windows;
+  windows = std::min(windows, batches * sequences_);
+  return (windows + rows_ - 1) / rows_;
+}
+
+}  // namespace trireme

@@ -1,0 +1,70 @@
+// DataFeed: the microbatches of a step, read from token files.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "cluster/device/buffer.h"
+#include "storage/token_file.h"
+#include "worker/model/decoder_stage.h"
+#include "worker/training/sample_order.h"
+
+namespace trireme {
+
+namespace proto {
+class Config;
+}
+
+class DataFeed {
+ public:
+  // Opens the token files of the configuration (filled in). kDataLoss: missing or corrupt files, or
+  // too few tokens for one window. kInvalidArgument: a vocabulary larger than the model's.
+  static Result<std::unique_ptr<DataFeed>> Open(const proto::Config& config);
+
+  // Reads these microbatches (ids within the step, ascending) of a training step; what was read
+  // before is gone. kDataLoss: an id outside the model's vocabulary, with its place.
+  Status LoadStep(int64_t step, std::span<const MicrobatchId> microbatches);
+  // The same of the validation data: microbatch i holds windows i * B .. i * B + B - 1 in order; a
+  // last one is filled up with windows without labels.
+  Status LoadValidation(std::span<const MicrobatchId> microbatches);
+
+  // A microbatch that was loaded last.
+  const Microbatch& Get(MicrobatchId microbatch) const;
+  // Label tokens of a step, and of a loaded microbatch.
+  int64_t step_label_tokens() const { return sequences_ * length_; }
+  int64_t LabelTokens(MicrobatchId microbatch) const;
+
+  // Validation microbatches for so many batches: fewer if the data end before.
+  int64_t ValidationMicrobatches(int64_t batches) const;
+  bool has_validation() const { return !validation_.empty(); }
+
+ private:
+  struct Source {
+    std::unique_ptr<TokenFile> file;
+    int64_t windows;
+  };
+  struct Loaded {
+    Microbatch data;
+    int64_t label_tokens;
+  };
+  DataFeed() = default;
+  Status OpenSources(const proto::Config& config);
+  static Result<Source> OpenSource(const std::string& path, int64_t length, int64_t vocab_size,
+                                   bool may_be_short);
+  void Reserve(int64_t microbatches);
+  Loaded& Slot(int64_t index, MicrobatchId microbatch);
+  Status Fill(const Source* source, int64_t window, int64_t row, Loaded* loaded) const;
+
+  int64_t sequences_ = 0, rows_ = 0, length_ = 0, vocab_size_ = 0;
+  bool isolate_ = false;
+  std::vector<Source> train_, validation_;
+  std::unique_ptr<SampleOrder> order_;
+  Buffer memory_;
+  int64_t reserved_ = 0;
+  std::map<MicrobatchId, Loaded> loaded_;
+};
+
+}  // namespace trireme
