@@ -205,6 +205,15 @@ void DecoderStage::BackwardWeight(MicrobatchId microbatch) {
   slot.microbatch = -1;
 }
 
+void DecoderStage::Forget(MicrobatchId microbatch) {
+  for (auto& slot : slots_) {
+    if (slot->microbatch != microbatch) continue;
+    slot->work = WeightWork(false);
+    if (slot->deferred.capacity_bytes() > 0) slot->deferred.Release(0);
+    slot->microbatch = -1;
+  }
+}
+
 std::map<MicrobatchId, double> DecoderStage::TakeLosses() { return std::exchange(losses_, {}); }
 
 }  // namespace trireme

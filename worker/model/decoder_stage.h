@@ -51,6 +51,7 @@ class DecoderStage final : public StageModel {
   Carry BackwardInput(MicrobatchId microbatch, const Carry& output_gradient,
                       WeightGradients when) override;
   void BackwardWeight(MicrobatchId microbatch) override;
+  void Forget(MicrobatchId microbatch) override;
   Status status() const override { return context_.tensor.status(); }
   void Reserve(int live_microbatches) override;
 

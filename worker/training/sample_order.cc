@@ -13,7 +13,7 @@ namespace trireme {
 Permutation::Permutation(uint64_t n, uint64_t seed, uint64_t stream)
     : n_(n), seed_(seed), stream_(stream) {
   CHECK_GT(n, 0u);
-  half_bits_ = std::max(1, (std::bit_width(n - 1) + 1) / 2);
+  half_bits_ = std::max(1, static_cast<int>(std::bit_width(n - 1) + 1) / 2);
 }
 
 uint64_t Permutation::Round(uint64_t value) const {
