@@ -50,7 +50,8 @@ class Work {
   // group's generation is over.
   Status Wait(Micros timeout);
   // Gives the operation up: its requests are dropped and the memory they may still touch goes to
-  // the graveyard with it (`keep_alive`), so that the caller can go on at once.
+  // the graveyard with it (`keep_alive`), so that the caller can go on at once. To be called after
+  // an error of Wait too, where the caller would free or reuse that memory.
   void Abandon(std::shared_ptr<void> keep_alive = nullptr);
 
  private:
@@ -69,8 +70,8 @@ class Communicator {
   virtual uint64_t generation() const = 0;
   virtual const std::string& name() const = 0;  // "data", "tensor", ... for messages
 
-  // Sums `partials` (this rank's SumTree::Partials, in order; equal counts; f32, f64 or i64) over
-  // the group in tree order. After it, of each piece this rank owns, `out` holds the sum; the rest
+  // Sums `partials` (this rank's SumTree::Partials, in order; equal counts; f32, bf16, f64 or
+  // i64) over the group in tree order; each node of a bf16 sum adds in f32 and rounds. After it, of each piece this rank owns, `out` holds the sum; the rest
   // of `out` is unspecified. `out` may be partials[0]. Direct exchange: the owner receives every
   // contribution of its pieces and adds them in tree order.
   virtual Work ReduceScatter(std::span<const BufferRef> partials, std::span<const Piece> pieces,
@@ -104,8 +105,9 @@ class CommunicatorFactory {
  public:
   virtual ~CommunicatorFactory() = default;
   // members: world ranks, ascending, this one among them. Purely local: no message is sent, so
-  // nobody can hang in it. `group_id` tells groups with the same members apart (16 bits); the same
-  // on all members.
+  // nobody can hang in it. `group_id` tells groups of one generation apart; the same on all
+  // members, and used once a generation by each rank. A communicator of a newer generation than any
+  // before revokes those before it, and messages of theirs are dropped.
   virtual std::unique_ptr<Communicator> Create(const std::string& name, std::vector<int> members,
                                                uint16_t group_id, uint64_t generation) = 0;
   virtual int world_rank() const = 0;
@@ -118,7 +120,8 @@ std::vector<std::unique_ptr<CommunicatorFactory>> ThreadWorld(int ranks);
 
 // The MPI world of this process: MPI is initialised on first use. kNotBuilt without MPI;
 // kInvalidArgument when the process was not started by mpirun or srun.
-// The object owns the progress thread that makes every MPI call.
+// MPI is called by one thread at a time: the object's progress thread, or a caller inside Wait.
+// Every process of the job calls this, those that join no group too: MPI starts on all or hangs.
 Result<std::unique_ptr<CommunicatorFactory>> MpiWorld();
 // What the launcher says through the environment, before MPI is touched.
 struct LaunchInfo {

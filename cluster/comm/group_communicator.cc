@@ -1,0 +1,219 @@
+#include "cluster/comm/group_communicator.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace trireme {
+namespace {
+
+using Kind = CommOperation::Kind;
+using Range = ReduceOperation::Range;
+
+// Up to this many ranks, a small AllReduce is one exchange of everything with everyone.
+constexpr int kFlatRanksMax = 16;
+// Up to this size a broadcast goes down a binomial tree; beyond, it is a scatter and a gather.
+constexpr int64_t kTreeBroadcastBytes = 64 << 10;
+
+}  // namespace
+
+GroupCommunicator::GroupCommunicator(std::shared_ptr<CommEngine> engine,
+                                     std::shared_ptr<CommGroup> group)
+    : engine_(std::move(engine)), group_(std::move(group)) {}
+
+Work GroupCommunicator::Submit(std::shared_ptr<CommOperation> operation) {
+  engine_->Submit(operation);
+  auto state = std::make_shared<Work::State>();
+  state->engine = engine_;
+  state->operation = std::move(operation);
+  return Work(std::move(state));
+}
+
+void GroupCommunicator::CheckPartials(std::span<const BufferRef> partials, BufferRef out,
+                                      const SumTree& tree) const {
+  CHECK_EQ(tree.ranks(), size()) << group_->Describe() << ": a SumTree for another group";
+  CHECK_EQ(partials.size(), tree.Partials(rank()).size())
+      << group_->Describe() << ": rank " << rank() << " brings another number of partial sums "
+      << "than its SumTree says";
+  for (const BufferRef& partial : partials) {
+    CHECK(partial.dtype == out.dtype)
+        << group_->Describe() << ": partial sums of " << DTypeName(partial.dtype) << ", out of "
+        << DTypeName(out.dtype);
+    CHECK_EQ(partial.count, out.count) << group_->Describe() << ": elements of a partial sum";
+  }
+}
+
+std::vector<std::vector<Range>> GroupCommunicator::RangesOf(std::span<const Piece> pieces,
+                                                            int64_t count) const {
+  std::vector<std::vector<Range>> ranges_of(size());
+  for (const Piece& piece : pieces) {
+    CHECK(piece.owner >= 0 && piece.owner < size())
+        << group_->Describe() << ": a piece of rank " << piece.owner << " of " << size();
+    CHECK(piece.begin >= 0 && piece.begin <= piece.end && piece.end <= count)
+        << group_->Describe() << ": piece [" << piece.begin << ", " << piece.end << ") of " << count
+        << " elements";
+    if (piece.begin == piece.end) continue;
+    auto& ranges = ranges_of[piece.owner];
+    if (!ranges.empty() && ranges.back().end == piece.begin) {
+      ranges.back().end = piece.end;
+    } else {
+      ranges.push_back({piece.begin, piece.end});
+    }
+  }
+  return ranges_of;
+}
+
+Work GroupCommunicator::ReduceScatter(std::span<const BufferRef> partials,
+                                      std::span<const Piece> pieces, BufferRef out,
+                                      const SumTree& tree) {
+  CheckPartials(partials, out, tree);
+  return Submit(std::make_shared<ReduceOperation>(Kind::kReduceScatter, group_, sequence_++,
+                                                  partials, RangesOf(pieces, out.count), out, tree,
+                                                  /*gather=*/false));
+}
+
+Work GroupCommunicator::AllReduce(std::span<const BufferRef> partials, BufferRef out,
+                                  const SumTree& tree) {
+  CheckPartials(partials, out, tree);
+  const bool flat = out.bytes() <= kEagerBytes && size() <= kFlatRanksMax;
+  std::vector<std::vector<Range>> ranges_of(size());
+  if (flat) {
+    for (auto& ranges : ranges_of) ranges.push_back({0, out.count});
+  } else {
+    ranges_of = RangesOf(EvenPieces(out.count, size()), out.count);
+  }
+  return Submit(std::make_shared<ReduceOperation>(Kind::kAllReduce, group_, sequence_++, partials,
+                                                  ranges_of, out, tree, /*gather=*/!flat));
+}
+
+Work GroupCommunicator::AllGather(BufferRef buffer, std::span<const Piece> pieces) {
+  auto operation = std::make_shared<ForwardOperation>(Kind::kAllGather, group_, sequence_++);
+  const auto ranges_of = RangesOf(pieces, buffer.count);
+  for (int distance = 1; distance < size(); ++distance) {
+    const int source = (rank() + size() - distance) % size();
+    if (!ranges_of[source].empty()) {
+      operation->AddReceive(source, 0, LayoutOf(buffer, ranges_of[source]));
+    }
+    if (!ranges_of[rank()].empty()) {
+      operation->AddSend((rank() + distance) % size(), 0, LayoutOf(buffer, ranges_of[rank()]));
+    }
+  }
+  return Submit(std::move(operation));
+}
+
+Work GroupCommunicator::Broadcast(BufferRef buffer, int root) {
+  CHECK(root >= 0 && root < size()) << group_->Describe() << ": broadcast from rank " << root;
+  auto operation = std::make_shared<ForwardOperation>(Kind::kBroadcast, group_, sequence_++);
+  const int n = size();
+  if (buffer.count == 0) return Submit(std::move(operation));
+  if (n == 2 || buffer.bytes() <= kTreeBroadcastBytes) {
+    const std::vector<Range> all = {{0, buffer.count}};
+    const int place = (rank() - root + n) % n;  // the root is 0; parents clear the lowest bit
+    Transfer* source = nullptr;
+    int bit = 1;
+    while (bit < n && (place & bit) == 0) bit *= 2;
+    if (place != 0) {
+      source = operation->AddReceive((place - bit + root) % n, 0, LayoutOf(buffer, all));
+    }
+    for (bit /= 2; bit >= 1; bit /= 2) {
+      if (place + bit < n) {
+        operation->AddSend((place + bit + root) % n, 0, LayoutOf(buffer, all), source);
+      }
+    }
+    return Submit(std::move(operation));
+  }
+  const auto ranges_of = RangesOf(EvenPieces(buffer.count, n), buffer.count);
+  for (int owner = 0; owner < n; ++owner) {
+    const StreamLayout piece = LayoutOf(buffer, ranges_of[owner]);
+    if (piece.bytes() == 0) continue;
+    // The root hands each rank its piece; a piece's owner (or the root) gives it to all others.
+    Transfer* source = nullptr;
+    if (rank() != root) {
+      source = operation->AddReceive(rank() == owner ? root : owner, owner, piece);
+    } else if (owner != root) {
+      operation->AddSend(owner, owner, piece);
+    }
+    if (rank() != owner) continue;
+    for (int distance = 1; distance < n; ++distance) {
+      const int target = (rank() + distance) % n;
+      if (target != root) operation->AddSend(target, owner, piece, source);
+    }
+  }
+  return Submit(std::move(operation));
+}
+
+Work GroupCommunicator::AllToAll(BufferRef send, std::span<const int64_t> send_counts,
+                                 BufferRef receive, std::span<const int64_t> receive_counts) {
+  const auto ranges = [this](std::span<const int64_t> counts, int64_t total) {
+    CHECK_EQ(static_cast<int>(counts.size()), size()) << group_->Describe();
+    std::vector<Range> result;
+    int64_t begin = 0;
+    for (int64_t count : counts) {
+      CHECK_GE(count, 0);
+      result.push_back({begin, begin + count});
+      begin += count;
+    }
+    CHECK_LE(begin, total) << group_->Describe() << ": the blocks exceed the buffer";
+    return result;
+  };
+  const auto to = ranges(send_counts, send.count);
+  const auto from = ranges(receive_counts, receive.count);
+  CHECK_EQ(send_counts[rank()], receive_counts[rank()]) << group_->Describe();
+  auto operation = std::make_shared<ForwardOperation>(Kind::kAllToAll, group_, sequence_++);
+  for (int distance = 0; distance < size(); ++distance) {
+    const int target = (rank() + distance) % size();
+    const int source = (rank() + size() - distance) % size();
+    StreamLayout out = LayoutOf(send, {to[target]});
+    StreamLayout in = LayoutOf(receive, {from[source]});
+    if (distance == 0) {
+      if (in.bytes() > 0) std::memcpy(in.At(0), out.At(0), in.bytes());
+      continue;
+    }
+    if (in.bytes() > 0) operation->AddReceive(source, 0, std::move(in));
+    if (out.bytes() > 0) operation->AddSend(target, 0, std::move(out));
+  }
+  return Submit(std::move(operation));
+}
+
+Work GroupCommunicator::Send(BufferRef buffer, int peer, int tag) {
+  CHECK(peer >= 0 && peer < size() && peer != rank()) << group_->Describe() << ": send to " << peer;
+  auto operation = std::make_shared<ForwardOperation>(Kind::kSend, group_, sends_[{peer, tag}]++);
+  operation->AddSend(peer, tag, LayoutOf(buffer, {{0, buffer.count}}));
+  return Submit(std::move(operation));
+}
+
+Work GroupCommunicator::Receive(BufferRef buffer, int peer, int tag) {
+  CHECK(peer >= 0 && peer < size() && peer != rank())
+      << group_->Describe() << ": receive from " << peer;
+  auto operation =
+      std::make_shared<ForwardOperation>(Kind::kReceive, group_, receives_[{peer, tag}]++);
+  operation->AddReceive(peer, tag, LayoutOf(buffer, {{0, buffer.count}}));
+  return Submit(std::move(operation));
+}
+
+Work GroupCommunicator::Barrier() {
+  return Submit(std::make_shared<BarrierOperation>(group_, sequence_++));
+}
+
+void GroupCommunicator::Revoke(const std::string& reason) { engine_->Revoke(*group_, reason); }
+
+std::unique_ptr<Communicator> EngineFactory::Create(const std::string& name,
+                                                    std::vector<int> members, uint16_t group_id,
+                                                    uint64_t generation) {
+  CHECK(std::is_sorted(members.begin(), members.end()) &&
+        std::adjacent_find(members.begin(), members.end()) == members.end())
+      << "group '" << name << "': members are not ascending";
+  CHECK(!members.empty() && members.front() >= 0 && members.back() < world_size())
+      << "group '" << name << "': members outside the world of " << world_size();
+  const auto me = std::find(members.begin(), members.end(), world_rank());
+  CHECK(me != members.end()) << "group '" << name << "' without its own rank " << world_rank();
+  auto group = std::make_shared<CommGroup>();
+  group->name = name;
+  group->rank = static_cast<int>(me - members.begin());
+  group->members = std::move(members);
+  group->id = group_id;
+  group->generation = generation;
+  engine_->AddGroup(group);
+  return std::make_unique<GroupCommunicator>(engine_, std::move(group));
+}
+
+}  // namespace trireme
