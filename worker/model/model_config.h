@@ -13,7 +13,7 @@
 namespace trireme::proto {
 class Config;
 class ModelConfig;
-}
+}  // namespace trireme::proto
 
 namespace trireme {
 
