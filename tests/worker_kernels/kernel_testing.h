@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "cluster/base/status.h"
 #include "cluster/device/buffer.h"
 #include "cluster/device/stream.h"
 #include "cluster/device/tensor.h"

@@ -1,0 +1,84 @@
+#include "worker/kernels/embedding.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/worker_kernels/kernel_testing.h"
+
+namespace trireme {
+namespace {
+
+constexpr int64_t kTokens = 300, kRows = 11, kFirst = 5;
+
+Owned Ids(int64_t limit, int64_t tokens = kTokens) {
+  Owned ids(DType::kI32, {tokens});
+  for (int64_t n = 0; n < tokens; ++n) ids.Set(n, (n * 7 + n * n * 3) % limit);
+  return ids;
+}
+
+class EmbeddingTest : public testing::TestWithParam<std::tuple<DType, DType, int64_t>> {};
+
+TEST_P(EmbeddingTest, RowsOfThisPartAreReadAndOthersAreZero) {
+  const auto [table_type, y_type, hidden] = GetParam();
+  const Owned ids = Ids(24), table = Owned::Random(table_type, {kRows, hidden}, 1);
+  const auto out = RunOnThreads([&](Stream& stream) {
+    Owned y = Owned::Random(y_type, {kTokens, hidden}, 2);
+    EmbeddingForward(stream, ids, table, kFirst, y);
+    return std::vector<Owned>{y};
+  });
+  std::vector<double> expected(kTokens * hidden, 0.0);
+  for (int64_t n = 0; n < kTokens; ++n) {
+    const int64_t r = static_cast<int64_t>(ids.At(n)) - kFirst;
+    for (int64_t i = 0; i < hidden && r >= 0 && r < kRows; ++i) {
+      expected[n * hidden + i] = table.At(r * hidden + i);
+    }
+  }
+  ExpectNear(out[0], expected, 1e-30, table_type == y_type ? 0 : Rounding(y_type), "y");
+}
+
+TEST_P(EmbeddingTest, BackwardAddsInTokenOrder) {
+  const auto [unused, dy_type, hidden] = GetParam();
+  const Owned ids = Ids(24), dy = Owned::Random(dy_type, {kTokens, hidden}, 1);
+  const Owned before = Owned::Random(DType::kF32, {kRows, hidden}, 2);
+  for (const bool accumulate : {false, true}) {
+    const auto out = RunOnThreads([&](Stream& stream) {
+      Owned dtable = before;
+      EmbeddingBackward(stream, ids, dy, kFirst, dtable, accumulate);
+      return std::vector<Owned>{dtable};
+    });
+    Owned expected = before;
+    float* sums = expected.as<float>();
+    if (!accumulate) std::fill(sums, sums + kRows * hidden, 0.0f);
+    for (int64_t n = 0; n < kTokens; ++n) {
+      const int64_t r = static_cast<int64_t>(ids.At(n)) - kFirst;
+      if (r < 0 || r >= kRows) continue;
+      for (int64_t i = 0; i < hidden; ++i) {
+        sums[r * hidden + i] += static_cast<float>(dy.At(n * hidden + i));
+      }
+    }
+    EXPECT_TRUE(out[0] == expected);
+  }
+}
+
+TEST_P(EmbeddingTest, PositionsAreAddedToWhatIsThere) {
+  const auto [table_type, y_type, hidden] = GetParam();
+  const Owned positions = Ids(kRows), table = Owned::Random(table_type, {kRows, hidden}, 1);
+  const Owned before = Owned::Random(y_type, {kTokens, hidden}, 2);
+  const auto out = RunOnThreads([&](Stream& stream) {
+    Owned y = before;
+    PositionEmbeddingForward(stream, positions, table, y);
+    return std::vector<Owned>{y};
+  });
+  std::vector<double> expected = before.Doubles();
+  for (int64_t i = 0; i < kTokens * hidden; ++i) {
+    expected[i] += table.At(static_cast<int64_t>(positions.At(i / hidden)) * hidden + i % hidden);
+  }
+  ExpectNear(out[0], expected, 1e-7, Rounding(y_type), "y");
+}
+
+INSTANTIATE_TEST_SUITE_P(All, EmbeddingTest,
+                         testing::Combine(testing::Values(DType::kF32, DType::kBF16),
+                                          testing::Values(DType::kF32, DType::kBF16),
+                                          testing::Values(1, 40, 133)));
+
+}  // namespace
+}  // namespace trireme

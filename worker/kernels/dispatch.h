@@ -1,0 +1,31 @@
+// From a tensor's run-time element type to a kernel's compile-time one.
+#pragma once
+
+#include "cluster/device/tensor.h"
+
+namespace trireme {
+
+// Calls body with a null float* or a null BFloat16*, whose type is the element type. CHECKs that
+// the tensor is f32 or bf16.
+template <typename Body>
+void WithFloatType(DType dtype, const Body& body) {
+  if (dtype == DType::kBF16) {
+    body(static_cast<BFloat16*>(nullptr));
+  } else {
+    CHECK(dtype == DType::kF32) << DTypeName(dtype) << ", expected float32 or bfloat16";
+    body(static_cast<float*>(nullptr));
+  }
+}
+template <typename Body>
+void WithFloatTypes(DType a, DType b, const Body& body) {
+  WithFloatType(a, [&](auto* x) { WithFloatType(b, [&](auto* y) { body(x, y); }); });
+}
+
+inline int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// CHECKs that all dims are as `like`.
+inline void CheckSameShape(const Tensor& tensor, const Tensor& like, const char* name) {
+  CHECK(tensor.shape() == like.shape()) << name << ": another shape";
+}
+
+}  // namespace trireme

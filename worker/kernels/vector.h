@@ -1,0 +1,141 @@
+// Sixteen floats at a time: the arithmetic of every kernel. A row's tail goes through the same
+// instructions as its body, padded, so an element's bits depend neither on its place in a buffer
+// nor on the length of the loop. The same bits with AVX2 and AVX-512.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "cluster/device/dtype.h"
+
+namespace trireme {
+
+inline constexpr int64_t kLanes = 16;
+using Vec = float __attribute__((vector_size(64)));
+using VecInt = int32_t __attribute__((vector_size(64)));
+using VecBits = uint32_t __attribute__((vector_size(64)));
+using VecHalfBits = uint16_t __attribute__((vector_size(32)));
+
+// How many lanes a load or store touches: all, known at compile time, or a tail's count.
+using AllLanes = std::integral_constant<int64_t, kLanes>;
+
+inline Vec Broadcast(float x) { return x - Vec{}; }
+inline Vec ToVec(VecHalfBits x) {
+  return reinterpret_cast<Vec>(__builtin_convertvector(x, VecBits) << 16);
+}
+// ToBFloat16 of every lane: half to even, NaN quiet.
+inline VecHalfBits ToHalfBits(Vec x) {
+  const VecBits u = reinterpret_cast<VecBits>(x);
+  const VecBits rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+  const VecBits nan = (u >> 16) | 0x40;
+  return __builtin_convertvector((u & 0x7fffffff) > 0x7f800000 ? nan : rounded, VecHalfBits);
+}
+
+// Lanes beyond the count are zero.
+template <typename Count>
+Vec Load(const float* p, Count count) {
+  Vec x{};
+  std::memcpy(&x, p, count * sizeof(float));
+  return x;
+}
+template <typename Count>
+Vec Load(const BFloat16* p, Count count) {
+  VecHalfBits x{};
+  std::memcpy(&x, p, count * sizeof(BFloat16));
+  return ToVec(x);
+}
+template <typename Count>
+void Store(float* p, Vec x, Count count) {
+  std::memcpy(p, &x, count * sizeof(float));
+}
+template <typename Count>
+void Store(BFloat16* p, Vec x, Count count) {
+  const VecHalfBits bits = ToHalfBits(x);
+  std::memcpy(p, &bits, count * sizeof(BFloat16));
+}
+// What a store of x and a load of it again give.
+inline Vec RoundTo(float, Vec x) { return x; }
+inline Vec RoundTo(BFloat16, Vec x) { return ToVec(ToHalfBits(x)); }
+
+// Calls body(i, count) for i = 0, 16, ... below n: count is AllLanes{} or the tail's int64_t.
+template <typename Body>
+void ForLanes(int64_t n, const Body& body) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) body(i, AllLanes{});
+  if (i < n) body(i, n - i);
+}
+
+// a * b + c, rounded once.
+inline Vec Fma(Vec a, Vec b, Vec c) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Vec>(_mm512_fmadd_ps(
+      reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), reinterpret_cast<__m512>(c)));
+#else
+  Vec out;
+  for (int i = 0; i < kLanes; ++i) out[i] = __builtin_fmaf(a[i], b[i], c[i]);
+  return out;
+#endif
+}
+
+inline Vec Maximum(Vec a, Vec b) { return a > b ? a : b; }
+
+// Sum and maximum of the lanes, halves folded on halves.
+inline float Sum(Vec x) {
+  float lanes[kLanes];
+  std::memcpy(lanes, &x, sizeof(x));
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  }
+  return lanes[0];
+}
+inline float Maximum(Vec x) {
+  float lanes[kLanes];
+  std::memcpy(lanes, &x, sizeof(x));
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i)
+      lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
+  }
+  return lanes[0];
+}
+
+// Lanes [0, count) of x, the others `rest`.
+inline Vec KeepLanes(Vec x, int64_t count, float rest) {
+  const VecInt lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return lane < static_cast<int32_t>(count) ? x : Broadcast(rest);
+}
+
+// e^x within 1.1 units in the last place (measured over all floats), exactly 1 at 0; gradual
+// underflow below -87.3, infinity above 88.73, NaN stays NaN.
+//
+// x = n ln 2 + r with |r| <= ln 2 / 2, the polynomial of Cephes' expf in r, and 2^n applied in two
+// factors, so that subnormal results round once.
+inline Vec Exp(Vec x) {
+  const Vec low = Broadcast(-104.0f), high = Broadcast(89.0f);
+  x = x < low ? low : x;  // NaN compares false and passes
+  x = x > high ? high : x;
+  const Vec round = Broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  const Vec shifted = Fma(x, Broadcast(1.44269504f), round);
+  const Vec n = shifted - round;
+  Vec r = Fma(n, Broadcast(-0.693359375f), x);
+  r = Fma(n, Broadcast(2.12194440e-4f), r);
+  Vec p = Broadcast(1.9875691500e-4f);
+  p = Fma(p, r, Broadcast(1.3981999507e-3f));
+  p = Fma(p, r, Broadcast(8.3334519073e-3f));
+  p = Fma(p, r, Broadcast(4.1665795894e-2f));
+  p = Fma(p, r, Broadcast(1.6666665459e-1f));
+  p = Fma(p, r, Broadcast(5.0000001201e-1f));
+  p = Fma(p * r, r, r) + 1.0f;
+  const VecInt exponent = reinterpret_cast<VecInt>(shifted) - static_cast<int32_t>(0x4b400000);
+  const VecInt half = exponent >> 1;
+  const Vec scale_1 = reinterpret_cast<Vec>((half + 127) << 23);
+  const Vec scale_2 = reinterpret_cast<Vec>((exponent - half + 127) << 23);
+  return p * scale_1 * scale_2;
+}
+
+// 1 / (1 + e^-x).
+inline Vec Sigmoid(Vec x) { return 1.0f / (1.0f + Exp(-x)); }
+
+}  // namespace trireme
