@@ -11,6 +11,7 @@
 namespace trireme {
 
 using ParamId = int;
+// A microbatch of the global batch: 0 .. m-1 in every step.
 using MicrobatchId = int;
 
 // One parameter of a model as the whole world sees it.

@@ -1,0 +1,143 @@
+// ShardedParameterStore: weights, gradients and optimizer state of one rank under data parallelism
+// (ZeRO level 0 or 1), tensor and pipeline parallelism; the reductions of a step and the norm.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "cluster/comm/communicator.h"
+#include "cluster/device/stream.h"
+#include "parallelism/gradient_reducer.h"
+#include "parallelism/leaf_plan.h"
+#include "parallelism/parameter_layout.h"
+#include "parallelism/parameters.h"
+#include "parallelism/phase_hook.h"
+#include "parallelism/process_groups.h"
+#include "parallelism/state_slots.h"
+
+namespace trireme {
+
+struct StoreOptions {
+  int zero_level = 0;           // 1: masters and moments only of the rows that this rank owns
+  DType compute = DType::kF32;  // or kBF16
+  int microbatches = 1;         // m: of the global batch
+  int leaves = 1;               // G: batch.sum_leaves
+  int64_t bucket_bytes = 8 << 20;
+  PhaseHook phase;
+};
+
+// What an optimizer works on: n elements. All pointers are f32 but p_compute, the bf16 copy of
+// p_next (null when the model computes in f32). Committed values are read, next ones written.
+struct UpdateSlice {
+  ParamId id;
+  const float* gradient;
+  const float *p, *m, *v;
+  float *p_next, *m_next, *v_next;
+  BFloat16* p_compute;
+  int64_t n;
+  bool decay;
+};
+// Called once a bucket; element-wise work only.
+using UpdateFunction = std::function<void(std::span<const UpdateSlice>)>;
+// out[i] = sum of squares of x[edges[i]] .. x[edges[i + 1] - 1] in f64, in a fixed order.
+using SumsOfSquaresFunction =
+    std::function<void(const float* x, std::span<const int64_t> edges, double* out)>;
+
+// A piece of state that goes into a checkpoint or comes from one.
+struct StateTensor {
+  enum class Kind : uint8_t { kWeight, kFirstMoment, kSecondMoment };
+  Kind kind;
+  ParamId id;
+  std::string name;  // the parameter's, with "optimizer.m." or "optimizer.v." before it
+  Shape shape;       // global
+  Box box;           // of it
+  Tensor tensor;     // f32 values of the box
+};
+
+// A step: BeginStep; Gradients and GradientDone by the model, for each microbatch of
+// microbatches() ascending, every parameter and role of this stage once; FinishReduction;
+// GlobalNorm; Update; Commit. All ranks of the mesh call FinishReduction, GlobalNorm and Update in
+// this order. Any failure: AbandonStep on this rank; committed values are untouched, and the
+// groups' generation is over. One thread calls an object.
+class ShardedParameterStore final : public ParameterStore {
+ public:
+  // specs: every parameter of the model, the same on all ranks; a ParamId is its index. Names are
+  // unique. `groups` and `stream` outlive the store. Weights and moments start as zeros.
+  ShardedParameterStore(std::vector<ParameterSpec> specs, ProcessGroups* groups, Stream* stream,
+                        StoreOptions options);
+  ~ShardedParameterStore() override;
+
+  Tensor Acquire(ParamId id) override;
+  void Release(ParamId id) override {}
+  GradientSink Gradients(ParamId id, int role, MicrobatchId microbatch) override;
+  void GradientDone(ParamId id, int role, MicrobatchId microbatch) override;
+
+  const std::vector<ParameterSpec>& specs() const { return specs_; }
+  const ParameterLayout& layout() const { return layout_; }
+  // Ids that this data rank computes, ascending.
+  const std::vector<MicrobatchId>& microbatches() const { return plan_.microbatches(); }
+  int64_t committed_step() const { return slots_.Committed().step; }
+
+  void BeginStep();
+  // Waits for the buckets that started during the backward pass, adds replicas and tied roles.
+  // kInternal when the model has not written every gradient.
+  Status FinishReduction(Micros timeout);
+  // Square root of the sum of squares of all gradients of the model: equal bits on all ranks, for
+  // every data width, ZeRO level and pipeline degree.
+  Result<double> GlobalNorm(const SumsOfSquaresFunction& sums_of_squares, Micros timeout);
+  // Writes the next state and, with ZeRO, gathers the new weights.
+  Status Update(const UpdateFunction& update, Micros timeout);
+  void Commit(int64_t step);
+  void Discard();
+  // Abandons every reduction in flight and forgets the step.
+  void AbandonStep();
+
+  // The committed state: boxes of which each is written by exactly one rank of the world.
+  std::vector<StateTensor> StateToSave() const;
+  // Boxes that this rank must be given, in the committed state. The caller fills the tensors (from
+  // a checkpoint, or initial weights and zeros), then all ranks call FinishLoad.
+  std::vector<StateTensor> StateToLoad();
+  // Casts and gathers what the model computes with.
+  Status FinishLoad(int64_t step, Micros timeout);
+
+  // The reduced gradient of the rows that this rank updates, between FinishReduction and BeginStep:
+  // for tests, and for the gradients of fixtures.
+  Tensor ReducedGradient(ParamId id) const;
+  // Bytes of weights, state and accumulators.
+  int64_t memory_bytes() const;
+
+ private:
+  int LocalOf(ParamId id) const;
+  UpdateSlice SliceOf(const LocalParameter& local);
+  std::vector<StateTensor> StateOf(const LocalParameter& local, RowRange rows, bool moments) const;
+  Status GatherWeights(StateSlot& slot, Micros timeout);
+  void MakeNormTable();
+
+  std::vector<ParameterSpec> specs_;
+  ProcessGroups* groups_;
+  Stream* stream_;
+  StoreOptions options_;
+  LeafPlan plan_;
+  ParameterLayout layout_;
+  StateSlots slots_;
+  GradientReducer reducer_;
+
+  // Row blocks of every tensor of the model in name order; this rank fills its own.
+  struct NormRow {
+    int64_t first;  // index in the table
+    int64_t count;
+  };
+  std::vector<NormRow> norm_rows_;  // by position in name order
+  struct NormBlocks {
+    int local;
+    int64_t first;               // index in the table of the first own block
+    std::vector<int64_t> edges;  // elements of the local region
+  };
+  std::vector<NormBlocks> norm_blocks_;
+  int64_t norm_table_size_ = 0;
+};
+
+}  // namespace trireme

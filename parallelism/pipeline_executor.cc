@@ -1,0 +1,320 @@
+// A stage's row, action by action:
+//   F: wait for the input (posted ahead), Forward, copy the output into a send slab, send it.
+//   B: wait for the output's gradient, BackwardInput, copy the input's gradient, send it.
+//   W: BackwardWeight, unless B did it; the microbatch's receive buffers are free again.
+// Sends never wait for buffers of their own (slabs are made as needed and used again), so the only
+// waits are those that the validator played on paper.
+#include "parallelism/pipeline_executor.h"
+
+#include <algorithm>
+#include <deque>
+#include <vector>
+
+#include "cluster/device/buffer.h"
+
+namespace trireme {
+namespace {
+
+enum Direction : int { kDown = 0, kUp = 1 };  // activations to the next stage, gradients back
+
+int TagOf(int microbatch, Direction direction) { return microbatch * 2 + direction; }
+
+// Memory for one carry.
+using Slab = std::shared_ptr<Buffer>;
+
+int64_t CarryBytes(const CarrySpec& spec) {
+  int64_t total = 0;
+  for (const CarrySpec::Item& item : spec.items) {
+    total += Arena::RoundUp(ElementCount(item.shape) * ByteSize(item.dtype));
+  }
+  return total;
+}
+
+// The carry's tensors in the slab, one after the other.
+Carry CarryIn(const CarrySpec& spec, const Slab& slab) {
+  Carry carry;
+  std::byte* data = slab->data();
+  for (const CarrySpec::Item& item : spec.items) {
+    carry.items.push_back({item.name, Tensor(data, item.dtype, item.shape)});
+    data += Arena::RoundUp(carry.items.back().tensor.bytes());
+  }
+  return carry;
+}
+
+// Slabs of one size, used again.
+class SlabPool {
+ public:
+  Slab Take(int64_t bytes) {
+    if (free_.empty()) return std::make_shared<Buffer>(bytes);
+    Slab slab = std::move(free_.back());
+    free_.pop_back();
+    return slab->bytes() == bytes ? slab : std::make_shared<Buffer>(bytes);
+  }
+  void Give(Slab slab) { free_.push_back(std::move(slab)); }
+
+ private:
+  std::vector<Slab> free_;
+};
+
+// Messages of one carry, on their way.
+struct Transfer {
+  int microbatch = -1;  // of the schedule
+  Slab slab;
+  std::vector<Work> works;
+
+  bool Done() const {
+    return std::all_of(works.begin(), works.end(), [](const Work& work) { return work.Test(); });
+  }
+  Status Wait(Micros timeout) {
+    for (Work& work : works) RETURN_IF_ERROR(work.Wait(timeout));
+    return OkStatus();
+  }
+  void Abandon() {
+    for (Work& work : works) work.Abandon(slab);
+    works.clear();
+  }
+};
+
+}  // namespace
+
+struct PipelineExecutor::Buffers {
+  SlabPool input, input_gradient, output, output_gradient;
+};
+
+// One call of RunStep or RunForwardOnly.
+class PipelineExecutor::Run {
+ public:
+  Run(PipelineExecutor* executor, StageModel* model, std::span<const MicrobatchId> ids)
+      : executor_(*executor),
+        options_(executor->options_),
+        buffers_(*executor->buffers_),
+        stage_(executor->stage_),
+        model_(*model),
+        ids_(ids),
+        inputs_(model->InputSpec(), kDown, stage_ - 1, &buffers_.input),
+        gradients_(model->OutputSpec(), kUp, stage_ + 1, &buffers_.output_gradient) {}
+
+  Status Step() {
+    const std::vector<Action>& row = executor_.schedule_.rows[stage_];
+    PlanReceives(row);
+    for (size_t c = 0; c < row.size(); ++c) {
+      const bool fused_weight = c > 0 && FusedWithNext(row, c - 1);
+      Status status;
+      switch (row[c].kind) {
+        case ActionKind::kForward:
+          status = Forward(row[c].microbatch, "pipeline.forward");
+          break;
+        case ActionKind::kBackward:
+          status = Backward(row[c].microbatch, FusedWithNext(row, c));
+          break;
+        case ActionKind::kWeight:
+          if (!fused_weight) status = Weight(row[c].microbatch);
+          if (status.ok()) End(row[c].microbatch);
+          break;
+      }
+      if (!status.ok()) return GiveUp(status, ActionToString(stage_, row[c]));
+    }
+    return FinishSends();
+  }
+
+  Status ForwardOnly() {
+    const int count = static_cast<int>(ids_.size());
+    for (int i = 0; i < count; ++i) inputs_.order.push_back(i);
+    inputs_.buffers = std::min(count, 2);
+    for (int i = 0; i < count; ++i) {
+      const Status status = Forward(i, "pipeline.evaluate");
+      if (!status.ok()) return GiveUp(status, ActionToString(stage_, {ActionKind::kForward, i}));
+      model_.Forget(ids_[i]);
+      End(i);
+    }
+    return FinishSends();
+  }
+
+ private:
+  // What a neighbour sends during the run, received in the order of use into a fixed number of
+  // slabs, as early as one is free.
+  struct Receives {
+    Receives(CarrySpec spec, Direction direction, int peer, SlabPool* pool)
+        : spec(std::move(spec)), direction(direction), peer(peer), pool(pool) {}
+    CarrySpec spec;
+    Direction direction;
+    int peer;
+    SlabPool* pool;
+    int buffers = 0;
+    std::vector<int> order;  // microbatches by use
+    size_t posted = 0;
+    std::deque<Transfer> transfers;  // posted, and in use until End
+  };
+
+  // As many slabs as microbatches are live at once, and one to receive ahead.
+  void PlanReceives(const std::vector<Action>& row) {
+    int live_inputs = 0, live_gradients = 0, inputs = 0, gradients = 0;
+    for (const Action& action : row) {
+      if (action.kind == ActionKind::kForward) {
+        inputs_.order.push_back(action.microbatch);
+        inputs = std::max(inputs, ++live_inputs);
+      } else if (action.kind == ActionKind::kBackward) {
+        gradients_.order.push_back(action.microbatch);
+        gradients = std::max(gradients, ++live_gradients);
+      } else {
+        --live_inputs;
+        --live_gradients;
+      }
+    }
+    inputs_.buffers = inputs + 1;
+    gradients_.buffers = gradients + 1;
+  }
+
+  void PostReceives(Receives* receives) {
+    if (receives->spec.items.empty()) return;
+    CHECK(options_.pipeline != nullptr) << "a stage with neighbours needs a communicator";
+    const int64_t bytes = CarryBytes(receives->spec);
+    while (receives->posted < receives->order.size() &&
+           static_cast<int>(receives->transfers.size()) < receives->buffers) {
+      Transfer transfer;
+      transfer.microbatch = receives->order[receives->posted++];
+      transfer.slab = receives->pool->Take(bytes);
+      for (const Carry::Item& item : CarryIn(receives->spec, transfer.slab).items) {
+        const BufferRef ref{item.tensor.data(), item.tensor.elements(), item.tensor.dtype()};
+        transfer.works.push_back(options_.pipeline->Receive(
+            ref, receives->peer, TagOf(transfer.microbatch, receives->direction)));
+      }
+      receives->transfers.push_back(std::move(transfer));
+    }
+  }
+
+  Result<Carry> Received(Receives* receives, int microbatch) {
+    if (receives->spec.items.empty()) return Carry{};
+    for (Transfer& transfer : receives->transfers) {
+      if (transfer.microbatch != microbatch) continue;
+      RETURN_IF_ERROR(transfer.Wait(options_.timeout));
+      return CarryIn(receives->spec, transfer.slab);
+    }
+    return InternalError("a carry that was never received");
+  }
+
+  void Send(const Carry& carry, const CarrySpec& spec, int microbatch, Direction direction,
+            SlabPool* pool) {
+    CHECK_EQ(carry.items.size(), spec.items.size()) << "a carry that is not what the model said";
+    if (spec.items.empty()) return;
+    while (!sends_.empty() && sends_.front().first.Done()) {
+      sends_.front().second->Give(std::move(sends_.front().first.slab));
+      sends_.pop_front();
+    }
+    Transfer transfer;
+    transfer.microbatch = microbatch;
+    transfer.slab = pool->Take(CarryBytes(spec));
+    const Carry copy = CarryIn(spec, transfer.slab);
+    for (size_t i = 0; i < copy.items.size(); ++i) {
+      const Tensor& target = copy.items[i].tensor;
+      const Tensor& source = carry.items[i].tensor;
+      CHECK(source.dtype() == target.dtype() && source.elements() == target.elements())
+          << copy.items[i].name;
+      options_.stream->Copy(target.data(), source.data(), target.bytes());
+    }
+    options_.stream->Synchronize();
+    for (const Carry::Item& item : copy.items) {
+      const BufferRef ref{item.tensor.data(), item.tensor.elements(), item.tensor.dtype()};
+      const int peer = direction == kDown ? stage_ + 1 : stage_ - 1;
+      transfer.works.push_back(options_.pipeline->Send(ref, peer, TagOf(microbatch, direction)));
+    }
+    sends_.emplace_back(std::move(transfer), pool);
+  }
+
+  Status Forward(int microbatch, const char* phase) {
+    if (options_.phase) options_.phase(phase, ids_[microbatch]);
+    PostReceives(&inputs_);
+    ASSIGN_OR_RETURN(const Carry input, Received(&inputs_, microbatch));
+    live_.push_back(microbatch);
+    const Carry output = model_.Forward(ids_[microbatch], input);
+    RETURN_IF_ERROR(model_.status());
+    Send(output, gradients_.spec, microbatch, kDown, &buffers_.output);
+    return OkStatus();
+  }
+
+  Status Backward(int microbatch, bool fused) {
+    if (options_.phase) options_.phase("pipeline.backward", ids_[microbatch]);
+    PostReceives(&gradients_);
+    ASSIGN_OR_RETURN(const Carry gradient, Received(&gradients_, microbatch));
+    const Carry input_gradient = model_.BackwardInput(
+        ids_[microbatch], gradient, fused ? WeightGradients::kWithInput : WeightGradients::kLater);
+    RETURN_IF_ERROR(model_.status());
+    Send(input_gradient, inputs_.spec, microbatch, kUp, &buffers_.input_gradient);
+    return OkStatus();
+  }
+
+  Status Weight(int microbatch) {
+    if (options_.phase) options_.phase("pipeline.weight", ids_[microbatch]);
+    model_.BackwardWeight(ids_[microbatch]);
+    return model_.status();
+  }
+
+  // The microbatch's buffers are free: those of what comes next are posted at once.
+  void End(int microbatch) {
+    std::erase(live_, microbatch);
+    for (Receives* receives : {&inputs_, &gradients_}) {
+      std::erase_if(receives->transfers, [&](Transfer& transfer) {
+        if (transfer.microbatch != microbatch) return false;
+        receives->pool->Give(std::move(transfer.slab));
+        return true;
+      });
+      if (!receives->order.empty()) PostReceives(receives);
+    }
+  }
+
+  Status FinishSends() {
+    for (auto& [transfer, pool] : sends_) {
+      const Status status = transfer.Wait(options_.timeout);
+      if (!status.ok()) return GiveUp(status, StrCat("send of ", ids_[transfer.microbatch]));
+      pool->Give(std::move(transfer.slab));
+    }
+    return OkStatus();
+  }
+
+  Status GiveUp(const Status& status, const std::string& action) {
+    for (auto& [transfer, pool] : sends_) transfer.Abandon();
+    for (Receives* receives : {&inputs_, &gradients_}) {
+      for (Transfer& transfer : receives->transfers) transfer.Abandon();
+    }
+    for (int microbatch : live_) model_.Forget(ids_[microbatch]);
+    return status.WithContext(StrCat("pipeline stage ", stage_, ", ", action));
+  }
+
+  PipelineExecutor& executor_;
+  const PipelineOptions& options_;
+  Buffers& buffers_;
+  const int stage_;
+  StageModel& model_;
+  std::span<const MicrobatchId> ids_;
+  Receives inputs_;
+  Receives gradients_;
+  std::deque<std::pair<Transfer, SlabPool*>> sends_;
+  std::vector<int> live_;
+};
+
+PipelineExecutor::PipelineExecutor(Schedule schedule, int stage, PipelineOptions options)
+    : schedule_(std::move(schedule)),
+      stage_(stage),
+      options_(std::move(options)),
+      buffers_(std::make_unique<Buffers>()) {
+  CHECK(stage_ >= 0 && stage_ < schedule_.stages);
+  CHECK(options_.stream != nullptr);
+}
+
+PipelineExecutor::~PipelineExecutor() = default;
+
+int PipelineExecutor::live_microbatches() const { return PeakLiveMicrobatches(schedule_)[stage_]; }
+
+Status PipelineExecutor::RunStep(StageModel& model, std::span<const MicrobatchId> ids) {
+  CHECK_EQ(static_cast<int>(ids.size()), schedule_.microbatches);
+  CHECK(std::is_sorted(ids.begin(), ids.end()));
+  if (!reserved_) model.Reserve(live_microbatches());
+  reserved_ = true;
+  return Run(this, &model, ids).Step();
+}
+
+Status PipelineExecutor::RunForwardOnly(StageModel& model, std::span<const MicrobatchId> ids) {
+  return Run(this, &model, ids).ForwardOnly();
+}
+
+}  // namespace trireme

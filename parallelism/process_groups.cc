@@ -1,0 +1,56 @@
+#include "parallelism/process_groups.h"
+
+#include <numeric>
+
+namespace trireme {
+
+HostMap IdentityHosts(int ranks, uint64_t generation) {
+  HostMap hosts{generation, std::vector<int>(ranks)};
+  std::iota(hosts.world_rank_of.begin(), hosts.world_rank_of.end(), 0);
+  return hosts;
+}
+
+ProcessGroups::ProcessGroups(CommunicatorFactory* factory, const Mesh& mesh, HostMap hosts,
+                             int rank)
+    : factory_(factory), mesh_(mesh), hosts_(std::move(hosts)), rank_(rank) {
+  if (mesh_.size() > 1) {
+    CHECK(factory_ != nullptr);
+    CHECK_EQ(static_cast<int>(hosts_.world_rank_of.size()), mesh_.size());
+    CHECK_EQ(hosts_.world_rank_of[rank_], factory_->world_rank());
+  }
+  for (int a = 0; a < kAxisCount; ++a) {
+    const Axis axis = static_cast<Axis>(a);
+    axes_[a] = Create(AxisName(axis), mesh_.Group(rank_, axis), static_cast<uint16_t>(1 + a));
+  }
+  std::vector<int> all(mesh_.size());
+  std::iota(all.begin(), all.end(), 0);
+  world_ = Create("world", all, 1 + kAxisCount);
+}
+
+std::unique_ptr<Communicator> ProcessGroups::Create(const std::string& name,
+                                                    const std::vector<int>& ranks,
+                                                    uint16_t group_id) const {
+  if (ranks.size() < 2) return nullptr;
+  std::vector<int> members;
+  for (int rank : ranks) members.push_back(hosts_.world_rank_of[rank]);
+  return factory_->Create(name, std::move(members), group_id, hosts_.generation);
+}
+
+Communicator* ProcessGroups::Among(const std::string& name, const std::vector<int>& ranks,
+                                   uint16_t group_id) {
+  CHECK_GE(group_id, kFirstFreeId);
+  std::unique_ptr<Communicator> group = Create(name, ranks, group_id);
+  if (group == nullptr) return nullptr;
+  others_.push_back(std::move(group));
+  return others_.back().get();
+}
+
+void ProcessGroups::Revoke(const std::string& reason) {
+  if (world_ != nullptr) world_->Revoke(reason);
+  for (const auto& axis : axes_) {
+    if (axis != nullptr) axis->Revoke(reason);
+  }
+  for (const auto& other : others_) other->Revoke(reason);
+}
+
+}  // namespace trireme

@@ -1,0 +1,55 @@
+// ProcessGroups: the communicators of one logical rank, along the axes of the mesh and among other
+// sets of ranks, for one generation.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cluster/comm/communicator.h"
+#include "parallelism/mesh.h"
+
+namespace trireme {
+
+// Groups of fewer than two ranks have no communicator: callers skip the communication. A group's
+// rank is the index along its axis. Creating groups sends no message.
+class ProcessGroups {
+ public:
+  // A mesh of one rank, without a transport.
+  ProcessGroups() : ProcessGroups(nullptr, Mesh(), HostMap{}, 0) {}
+  // `factory` belongs to the process that stands on `rank` by `hosts` and outlives this object; it
+  // may be null when the mesh has one rank.
+  ProcessGroups(CommunicatorFactory* factory, const Mesh& mesh, HostMap hosts, int rank);
+
+  const Mesh& mesh() const { return mesh_; }
+  int rank() const { return rank_; }
+  int Index(Axis axis) const { return mesh_.Index(rank_, axis); }
+
+  Communicator* Along(Axis axis) const { return axes_[static_cast<int>(axis)].get(); }
+  Communicator* World() const { return world_.get(); }
+  // Other sets of logical ranks, ascending, this one among them; null for fewer than two. All
+  // members create it with the same `group_id` (kFirstFreeId or above; one a purpose). Owned here.
+  static constexpr uint16_t kFirstFreeId = 16;
+  Communicator* Among(const std::string& name, const std::vector<int>& ranks, uint16_t group_id);
+
+  // Ends every group; see Communicator::Revoke. Callable from any thread, but not while Among is.
+  void Revoke(const std::string& reason);
+
+ private:
+  std::unique_ptr<Communicator> Create(const std::string& name, const std::vector<int>& ranks,
+                                       uint16_t group_id) const;
+
+  CommunicatorFactory* factory_;
+  Mesh mesh_;
+  HostMap hosts_;
+  int rank_;
+  std::array<std::unique_ptr<Communicator>, kAxisCount> axes_;
+  std::unique_ptr<Communicator> world_;
+  std::vector<std::unique_ptr<Communicator>> others_;
+};
+
+// Every logical rank on the process of the same number.
+HostMap IdentityHosts(int ranks, uint64_t generation = 1);
+
+}  // namespace trireme
