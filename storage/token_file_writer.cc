@@ -123,10 +123,14 @@ struct FinishedPart {
 Result<FinishedPart> FinishPart(const std::string& name, std::unique_ptr<OutputFile> bin,
                                 const std::string& lengths_path, int64_t documents,
                                 const Part& part, TokenDtype dtype, TokenFileInfo info) {
-  FinishedPart finished{.name = name, .bin = std::move(bin)};
+  FinishedPart finished;
+  finished.name = name;
+  finished.bin = std::move(bin);
   RETURN_IF_ERROR(finished.bin->Flush());
   ASSIGN_OR_RETURN(finished.idx, OutputFile::Create(name + ".idx"));
-  TokenFileRecord record{.dtype = dtype, .tokens = part.end - part.begin};
+  TokenFileRecord record;
+  record.dtype = dtype;
+  record.tokens = part.end - part.begin;
   ASSIGN_OR_RETURN(record.documents,
                    WriteIndex(lengths_path, documents, part, dtype, finished.idx.get()));
   ASSIGN_OR_RETURN(info.bin_checksum, ChecksumOf(*finished.bin));
@@ -175,6 +179,11 @@ Status TokenFileWriter::AddDocument(std::span<const int32_t> ids) {
   tokens_ += length;
   ++documents_;
   return OkStatus();
+}
+
+void TokenFileWriter::SetInfo(TokenFileInfo info) {
+  CHECK_EQ(info.vocab_size, info_.vocab_size) << "it decided the dtype";
+  info_ = std::move(info);
 }
 
 Status TokenFileWriter::Finish() {

@@ -25,6 +25,9 @@ class TokenFileWriter {
   // One document; ids in [0, vocab_size), its end-of-text token included. CHECKs that it has any.
   Status AddDocument(std::span<const int32_t> ids);
 
+  // Replaces what NAME.json will say; vocab_size stays as it was at Create().
+  void SetInfo(TokenFileInfo info);
+
   // Writes the files. The object is spent afterwards.
   Status Finish();
   // The last `validation_tokens` tokens become `validation_name`, the rest `train_name`; the

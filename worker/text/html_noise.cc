@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
+#include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace trireme {
 namespace {
@@ -70,39 +71,62 @@ bool HasRoleOfNoise(const GumboNode* element) {
   return !role.empty() && std::find(kRoles.begin(), kRoles.end(), role) != kRoles.end();
 }
 
-bool IsWordOfNoise(std::string_view word) {
-  static constexpr std::array<std::string_view, 62> kWords = {
-      "ad",       "ads",        "advert",      "advertisement",  "advertising", "advertorial",
-      "banner",   "breadcrumb", "breadcrumbs", "byline",         "captcha",     "comment",
-      "comments", "consent",    "cookie",      "cookies",        "copyright",   "disqus",
-      "footer",   "gdpr",       "hidden",      "legalnotice",    "login",       "masthead",
-      "menu",     "meta",       "modal",       "mw-editsection", "nav",         "navbar",
-      "navbox",   "navfooter",  "navheader",   "navigation",     "newsletter",  "outbrain",
-      "pager",    "pagination", "paywall",     "popup",          "print",       "printfooter",
-      "promo",    "promotion",  "recommended", "related",        "respond",     "sharedaddy",
-      "share",    "sharing",    "sidebar",     "signup",         "skip",        "social",
-      "sponsor",  "sponsored",  "subscribe",   "taboola",        "tags",        "toc",
-      "toolbar",  "widget"};
-  return std::find(kWords.begin(), kWords.end(), word) != kWords.end();
+using Words = std::span<const std::string_view>;
+
+bool Contains(Words words, std::string_view word) {
+  return std::find(words.begin(), words.end(), word) != words.end();
 }
 
-// "post-share_Buttons" names the words post, share and buttons; "editsection" only itself.
-bool NamesNoise(std::string_view names) {
-  std::string word;
-  for (size_t i = 0; i <= names.size(); ++i) {
-    const char c = i < names.size() ? names[i] : ' ';
+// Noise wherever they stand in a name: "post-share-buttons".
+constexpr std::array<std::string_view, 46> kNoiseWords = {
+    "ad",         "ads",         "advert",   "advertisement", "advertising", "advertorial",
+    "breadcrumb", "breadcrumbs", "captcha",  "comments",      "consent",     "cookie",
+    "cookies",    "disqus",      "footer",   "gdpr",          "masthead",    "menu",
+    "modal",      "nav",         "navbar",   "navbox",        "navfooter",   "navheader",
+    "navigation", "newsletter",  "outbrain", "pager",         "pagination",  "paywall",
+    "popup",      "printfooter", "promo",    "related",       "share",       "sharing",
+    "sharedaddy", "sidebar",     "signup",   "social",        "sponsor",     "sponsored",
+    "subscribe",  "taboola",     "toc",      "toolbar"};
+// Noise only as the whole name; as part of one they also describe content ("label-hidden").
+constexpr std::array<std::string_view, 15> kNoiseNames = {
+    "banner",    "byline", "comment", "copyright",   "hidden", "legalnotice", "login", "meta",
+    "promotion", "print",  "respond", "recommended", "skip",   "tags",        "widget"};
+// "page-with-sidebar" is the page, not the sidebar.
+constexpr std::array<std::string_view, 8> kDescribing = {"with", "w",   "has",     "no",
+                                                         "one",  "two", "without", "not"};
+
+// Splits "postShare_buttons" into post, share, buttons.
+std::vector<std::string> WordsOf(std::string_view name) {
+  std::vector<std::string> words(1);
+  for (size_t i = 0; i < name.size(); ++i) {
+    const char c = name[i];
     const bool upper = c >= 'A' && c <= 'Z';
     const bool letter = upper || (c >= 'a' && c <= 'z');
-    const bool after_lower = i > 0 && names[i - 1] >= 'a' && names[i - 1] <= 'z';
-    if (!letter || (upper && after_lower)) {
-      if (IsWordOfNoise(word)) return true;
-      word.clear();
+    const bool after_lower = i > 0 && name[i - 1] >= 'a' && name[i - 1] <= 'z';
+    if ((!letter || (upper && after_lower)) && !words.back().empty()) words.emplace_back();
+    if (letter) words.back().push_back(upper ? static_cast<char>(c - 'A' + 'a') : c);
+  }
+  if (words.back().empty()) words.pop_back();
+  return words;
+}
+
+// `names`: the value of a class or id attribute.
+bool NamesNoise(std::string_view names) {
+  while (!names.empty()) {
+    const size_t end = std::min(names.find_first_of(" \t\n\r\f"), names.size());
+    const std::vector<std::string> words = WordsOf(names.substr(0, end));
+    names.remove_prefix(std::min(end + 1, names.size()));
+    if (words.size() == 1 && Contains(kNoiseNames, words[0])) return true;
+    for (size_t i = 0; i < words.size(); ++i) {
+      if (i > 0 && Contains(kDescribing, words[i - 1])) continue;
+      if (Contains(kNoiseWords, words[i])) return true;
     }
-    if (letter) word.push_back(upper ? static_cast<char>(c - 'A' + 'a') : c);
   }
   return false;
 }
 
+// Menus, lists of teasers and tables of contents. Cells and tables of data also hold links: of them
+// more is asked.
 bool IsBlockOfLinks(const GumboNode* element, const HtmlWeight& weight) {
   switch (element->v.element.tag) {
     case GUMBO_TAG_UL:
@@ -111,10 +135,10 @@ bool IsBlockOfLinks(const GumboNode* element, const HtmlWeight& weight) {
     case GUMBO_TAG_DIV:
     case GUMBO_TAG_SECTION:
     case GUMBO_TAG_P:
-    case GUMBO_TAG_TABLE:
-    case GUMBO_TAG_TR:
-    case GUMBO_TAG_TD:
       return weight.links >= 3 && weight.link_text * 10 > weight.text * 7;
+    case GUMBO_TAG_TABLE:
+    case GUMBO_TAG_TD:
+      return weight.links >= 5 && weight.link_text * 10 > weight.text * 9;
     default:
       return false;
   }
@@ -122,7 +146,7 @@ bool IsBlockOfLinks(const GumboNode* element, const HtmlWeight& weight) {
 
 }  // namespace
 
-HtmlNoise::HtmlNoise(const GumboNode* root) { total_ = Weigh(root, false).text; }
+HtmlNoise::HtmlNoise(const GumboNode* root) : total_(Weigh(root, false)) {}
 
 HtmlWeight HtmlNoise::WeightOf(const GumboNode* node) const {
   const auto found = weights_.find(node);
@@ -149,11 +173,34 @@ HtmlWeight HtmlNoise::Weigh(const GumboNode* node, bool in_link) {
   }
   weight.links += link ? 1 : 0;
   weights_[node] = weight;
+  const std::string_view role = Attribute(node, "role");
+  const GumboTag tag = node->v.element.tag;
+  if (tag == GUMBO_TAG_ARTICLE || tag == GUMBO_TAG_MAIN || role == "main" || role == "article") {
+    contents_.push_back(node);
+  }
   return weight;
 }
 
+const GumboNode* HtmlNoise::ContentOf(const GumboNode* root) const {
+  const int64_t all = total_.text - total_.link_text;
+  const GumboNode* content = nullptr;
+  int64_t most = 0;
+  for (const GumboNode* node : contents_) {
+    const HtmlWeight weight = WeightOf(node);
+    const int64_t text = weight.text - weight.link_text;
+    // An article inside of main comes first here and is the closer fit, unless it is one of many.
+    if (text * 10 > all * 3 && text * 10 > most * 13) {
+      most = text;
+      content = node;
+    }
+  }
+  return content != nullptr ? content : root;
+}
+
 bool HtmlNoise::HoldsMuch(const GumboNode* element) const {
-  return WeightOf(element).text * 10 > total_ * 4;
+  const HtmlWeight weight = WeightOf(element);
+  return weight.text * 10 > total_.text * 4 ||
+         (weight.text - weight.link_text) * 10 > (total_.text - total_.link_text) * 4;
 }
 
 bool HtmlNoise::IsNoise(const GumboNode* element, bool in_content) const {

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <unordered_map>
+#include <vector>
 
 namespace trireme {
 
@@ -22,6 +23,9 @@ class HtmlNoise {
 
   // True if `element` and all below it is to be left out. `in_content`: inside article or main.
   bool IsNoise(const GumboNode* element, bool in_content) const;
+  // Where the page's content is: the only <article> or <main> that holds a good part of its text,
+  // else `root`.
+  const GumboNode* ContentOf(const GumboNode* root) const;
   HtmlWeight WeightOf(const GumboNode* node) const;
 
  private:
@@ -30,7 +34,8 @@ class HtmlNoise {
   bool HoldsMuch(const GumboNode* element) const;
 
   std::unordered_map<const GumboNode*, HtmlWeight> weights_;
-  int64_t total_ = 0;
+  std::vector<const GumboNode*> contents_;  // <article>, <main> and elements with their role
+  HtmlWeight total_;
 };
 
 }  // namespace trireme

@@ -119,7 +119,8 @@ class Renderer {
   explicit Renderer(const GumboNode* root) : noise_(root) {}
 
   std::string Render(const GumboNode* root) {
-    Node(root, false);
+    const GumboNode* content = noise_.ContentOf(root);
+    Node(content, content != root);
     return std::move(out_);
   }
 
@@ -149,8 +150,10 @@ class Renderer {
   void Element(const GumboNode* element, bool in_content) {
     const GumboTag tag = element->v.element.tag;
     in_content = in_content || tag == GUMBO_TAG_ARTICLE || tag == GUMBO_TAG_MAIN;
-    const bool nested_list = list_depth_ > 0 && (tag == GUMBO_TAG_UL || tag == GUMBO_TAG_OL);
-    const int breaks = nested_list ? 1 : BreaksAround(tag);
+    int breaks = BreaksAround(tag);
+    if (in_data_table_ && (tag == GUMBO_TAG_TD || tag == GUMBO_TAG_TH)) breaks = 0;
+    // Lists stay together: no blank lines between and inside their items.
+    if (list_depth_ > 0 && tag != GUMBO_TAG_PRE) breaks = std::min(breaks, 1);
     Break(breaks);
     switch (tag) {
       case GUMBO_TAG_BR:

@@ -260,15 +260,18 @@ int64_t CountCharacters(std::string_view text) {
   return count;
 }
 
-bool IsValidUtf8(std::string_view text) {
-  if (IsAscii(text)) return true;
+bool IsValidUtf8(std::string_view text) { return !FirstInvalidUtf8(text).has_value(); }
+
+std::optional<size_t> FirstInvalidUtf8(std::string_view text) {
+  if (IsAscii(text)) return std::nullopt;
   const auto size = static_cast<int32_t>(text.size());
   for (int32_t i = 0; i < size;) {
+    const int32_t begin = i;
     UChar32 c;
     U8_NEXT(text.data(), i, size, c);
-    if (c < 0) return false;
+    if (c < 0) return static_cast<size_t>(begin);
   }
-  return true;
+  return std::nullopt;
 }
 
 void CleanUnicode(std::string* text, TextChanges* changes) {

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -29,6 +30,8 @@ using TextChanges = std::array<int64_t, kTextChanges>;
 // Number of code points of valid UTF-8.
 int64_t CountCharacters(std::string_view text);
 bool IsValidUtf8(std::string_view text);
+// Position of the first byte that is not part of valid UTF-8.
+std::optional<size_t> FirstInvalidUtf8(std::string_view text);
 
 // NFC; line ends become '\n'; spaces of every width become ' '; control, zero-width and
 // non-characters go (joiners stay where scripts and emoji need them); no space before a line's end,

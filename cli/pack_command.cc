@@ -1,0 +1,88 @@
+// trireme pack: text into token files.
+#include <cstdio>
+#include <iostream>
+#include <memory>
+
+#include "cli/command.h"
+#include "cli/text_progress.h"
+#include "worker/text/packer.h"
+#include "worker/text/tokenizer.h"
+
+namespace trireme {
+namespace {
+
+struct Options {
+  std::vector<std::string> text;
+  std::string tokenizer;
+  std::string pattern;
+  int64_t document_mib_max = 256;
+  int32_t end_of_text = -1;
+  bool json = false;
+  PackOptions pack;
+};
+
+void PrintReport(const PackReport& report) {
+  const int64_t train = report.tokens - report.validation_tokens;
+  for (size_t i = 0; i < report.names.size(); ++i) {
+    std::printf("%s.bin .idx .json: %lld tokens\n", report.names[i].c_str(),
+                static_cast<long long>(i == 0 ? train : report.validation_tokens));
+  }
+  if (!report.tokenizer_copy.empty()) {
+    std::printf("%s: the tokenizer\n", report.tokenizer_copy.c_str());
+  }
+  std::printf("%lld documents, %lld tokens, %.2f bytes a token, %.1f MB/s\n",
+              static_cast<long long>(report.documents), static_cast<long long>(report.tokens),
+              report.bytes_per_token(), report.megabytes_per_second());
+}
+
+Status Run(Options& options) {
+  options.pack.source.document_bytes_max = options.document_mib_max << 20;
+  if (options.end_of_text >= 0) options.pack.end_of_text = options.end_of_text;
+  ASSIGN_OR_RETURN(const auto tokenizer,
+                   Tokenizer::Load(options.tokenizer, {.pattern = options.pattern}));
+  TextProgress progress("pack");
+  const auto report = PackCorpus(options.text, *tokenizer, options.tokenizer, options.pack,
+                                 [&](int64_t done, int64_t all) { progress.Update(done, all); });
+  progress.Finish();
+  RETURN_IF_ERROR(report.status());
+  if (options.json) {
+    std::cout << report.value().ToJson() << "\n";
+  } else {
+    PrintReport(report.value());
+  }
+  return OkStatus();
+}
+
+std::function<Status()> Setup(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  app.add_option(
+         "text", options->text,
+         "Files, folders or globs of .txt .md .html .jsonl .csv .tsv; .gz .zst .bz2 .tar too")
+      ->required();
+  app.add_option("--tokenizer", options->tokenizer, "Tokenizer file or folder")->required();
+  app.add_option("--out", options->pack.out, "Name of the token files, without extension")
+      ->required();
+  app.add_option("--validation", options->pack.validation,
+                 "Share of the tokens, from the end, that becomes NAME_validation");
+  app.add_option("--field", options->pack.source.field,
+                 "Key of jsonl or column of csv and tsv that holds the text (default: text)");
+  app.add_option("--end-of-text", options->end_of_text,
+                 "Id that ends every document (default: the tokenizer's)")
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--pattern", options->pattern,
+                 "Pre-tokenisation of a tiktoken file that carries none");
+  app.add_option("--max-document-mib", options->document_mib_max,
+                 "Refuse larger documents; bounds the memory (default: 256)")
+      ->check(CLI::Range(1, 1024));
+  app.add_option("--threads", options->pack.threads, "Threads (default: all cores)");
+  app.add_flag("--json", options->json, "Print the summary as one JSON object");
+  return [options] { return Run(*options); };
+}
+
+const RegisterCommand kCommand(
+    {"pack", "Encode text into token files for training",
+     "trireme pack clean.jsonl.zst --tokenizer tokenizer.json --out data/corpus --validation 0.01",
+     Setup});
+
+}  // namespace
+}  // namespace trireme
