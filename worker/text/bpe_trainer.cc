@@ -73,9 +73,11 @@ struct Candidate {
 };
 
 // Orders a heap: the highest count on top, of equal counts the smallest pair.
-bool Below(const Candidate& a, const Candidate& b) {
-  return a.count != b.count ? a.count < b.count : a.pair > b.pair;
-}
+struct Below {
+  bool operator()(const Candidate& a, const Candidate& b) const {
+    return a.count != b.count ? a.count < b.count : a.pair > b.pair;
+  }
+};
 
 // What one merge found on one side of its occurrences: for each neighbour how often, and in which
 // words. Arrays by the neighbour's id, so that an occurrence costs no look-up by pair.
@@ -133,12 +135,12 @@ class Trainer {
   BpeDefinition Train() {
     CountPairs();
     while (static_cast<int64_t>(tokens_.size()) < options_.vocab_size && !heap_.empty()) {
-      std::pop_heap(heap_.begin(), heap_.end(), Below);
+      std::pop_heap(heap_.begin(), heap_.end(), Below());
       Candidate& top = heap_.back();
       const int64_t count = counts_.At(top.pair);
       if (top.count != count) {
         top.count = count;
-        std::push_heap(heap_.begin(), heap_.end(), Below);
+        std::push_heap(heap_.begin(), heap_.end(), Below());
         continue;
       }
       if (count < 1 || count < options_.min_frequency) break;
@@ -190,7 +192,7 @@ class Trainer {
   void Push(Candidate candidate) {
     if (candidate.count <= 0) return;
     heap_.push_back(std::move(candidate));
-    std::push_heap(heap_.begin(), heap_.end(), Below);
+    std::push_heap(heap_.begin(), heap_.end(), Below());
   }
 
   // The counts of pairs that overlap with a merged one change at both sides; the merged pair's own
@@ -307,7 +309,7 @@ class Trainer {
 
 }  // namespace
 
-Result<BpeDefinition> TrainBpe(const WordTable& words, const BpeTrainOptions& options) {
+Status CheckBpeTrainOptions(const BpeTrainOptions& options) {
   const auto smallest = static_cast<int64_t>(256 + options.special_tokens.size());
   if (options.vocab_size < smallest || options.vocab_size > kVocabularySizeMax) {
     return InvalidArgumentError(StrCat("vocabulary size ", options.vocab_size, ": expected ",
@@ -317,6 +319,11 @@ Result<BpeDefinition> TrainBpe(const WordTable& words, const BpeTrainOptions& op
   for (const std::string& special : options.special_tokens) {
     if (special.empty()) return InvalidArgumentError("a special token is empty");
   }
+  return OkStatus();
+}
+
+Result<BpeDefinition> TrainBpe(const WordTable& words, const BpeTrainOptions& options) {
+  RETURN_IF_ERROR(CheckBpeTrainOptions(options));
   return Trainer(words, options).Train();
 }
 

@@ -18,6 +18,10 @@ struct BpeTrainOptions {
   std::string pattern;  // the regular expression that cut the words
 };
 
+// kInvalidArgument for a vocabulary too small for the bytes and special tokens, for an empty
+// special token.
+Status CheckBpeTrainOptions(const BpeTrainOptions& options);
+
 // The merges that Hugging Face's BpeTrainer finds with the byte-level alphabet: again and again the
 // pair that stands most often, of equal counts the one with the smallest ids. Ids: special tokens,
 // bytes in the order of their spelling, merges. Stops early when no pair is left. The result does

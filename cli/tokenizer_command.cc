@@ -1,0 +1,319 @@
+// trireme tokenizer: vocabularies trained, looked at, and used on stdin.
+#include <algorithm>
+#include <charconv>
+#include <cstdio>
+#include <iostream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "cli/command.h"
+#include "cli/text_progress.h"
+#include "worker/text/bpe_trainer.h"
+#include "worker/text/pretokenize.h"
+#include "worker/text/text_source.h"
+#include "worker/text/tokenizer.h"
+#include "worker/text/word_counter.h"
+
+namespace trireme {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct TrainCommand {
+  std::vector<std::string> text;
+  std::string out, type = "bpe", pattern = "cl100k", field = "text";
+  std::vector<std::string> special = {"<|endoftext|>"};
+  int64_t vocab_size = 8192, min_frequency = 0;
+  int threads = 0;
+  bool json = false;
+};
+
+struct UseCommand {
+  std::string tokenizer, pattern;
+  std::vector<int32_t> ids;
+  bool special = false, jsonl = false, json = false;
+};
+
+Result<int64_t> CountWords(const TrainCommand& options, WordCounter* counter) {
+  ASSIGN_OR_RETURN(const auto source, TextSource::Open(options.text, {.field = options.field}));
+  TextProgress progress("tokenizer train");
+  Document document;
+  int64_t documents = 0;
+  for (;; ++documents) {
+    const auto more = source->Next(&document);
+    if (!more.ok() || !more.value()) {
+      progress.Finish();
+      if (!more.ok()) return more.status();
+      return documents;
+    }
+    counter->Add(document.text);
+    progress.Update(source->bytes_read(), source->bytes());
+  }
+}
+
+Status RunTrain(const TrainCommand& options) {
+  if (options.type != "bpe") {
+    return NotBuiltError(StrCat("--type ", options.type, ": not built yet (bpe is)"));
+  }
+  BpeTrainOptions train;
+  train.vocab_size = options.vocab_size;
+  train.min_frequency = options.min_frequency;
+  train.special_tokens = options.special;
+  train.pattern = PatternByName(options.pattern);
+  RETURN_IF_ERROR(CheckBpeTrainOptions(train));
+  const int cores = static_cast<int>(std::thread::hardware_concurrency());
+  const int threads = options.threads > 0 ? options.threads : std::max(1, cores);
+  ASSIGN_OR_RETURN(const auto counter, WordCounter::Create(train.pattern, threads));
+  ASSIGN_OR_RETURN(const int64_t documents, CountWords(options, counter.get()));
+  const WordTable words = counter->Finish();
+  if (words.size() == 0) return DataLossError("the corpus holds no text to learn from");
+  ASSIGN_OR_RETURN(BpeDefinition definition, TrainBpe(words, train));
+  const auto merges = static_cast<int64_t>(definition.merges.size());
+  ASSIGN_OR_RETURN(const auto tokenizer, MakeBpeTokenizer(std::move(definition), options.out));
+  RETURN_IF_ERROR(tokenizer->Save(options.out));
+  if (options.json) {
+    const Json report = {{"out", options.out},
+                         {"documents", documents},
+                         {"distinct_words", words.size()},
+                         {"vocab_size", tokenizer->vocab_size()},
+                         {"merges", merges},
+                         {"hash", tokenizer->hash()}};
+    std::cout << report.dump() << "\n";
+    return OkStatus();
+  }
+  std::printf("%s: %lld tokens (%lld merges) from %lld documents, %zu distinct words\n",
+              options.out.c_str(), static_cast<long long>(tokenizer->vocab_size()),
+              static_cast<long long>(merges), static_cast<long long>(documents), words.size());
+  if (tokenizer->vocab_size() < options.vocab_size) {
+    std::printf("fewer than the %lld asked for: the corpus has no more pairs to merge\n",
+                static_cast<long long>(options.vocab_size));
+  }
+  return OkStatus();
+}
+
+// Calls line(text) for each line of stdin; what it writes goes to stdout, with a line break where
+// the input has one.
+Status ForEachLine(const std::function<Status(const std::string& line, std::string* out)>& work) {
+  std::ios::sync_with_stdio(false);
+  std::string line, out;
+  for (int64_t number = 1; std::getline(std::cin, line); ++number) {
+    const bool line_break = !std::cin.eof();
+    out.clear();
+    const Status status = work(line, &out);
+    if (!status.ok()) {
+      std::cout.flush();
+      return status.WithContext(StrCat("stdin:", number));
+    }
+    if (line_break) out += '\n';
+    std::cout << out;
+  }
+  std::cout.flush();
+  if (!std::cout) return StorageError("stdout cannot be written");
+  return OkStatus();
+}
+
+void AppendIds(const std::vector<int32_t>& ids, const char* separator, std::string* out) {
+  char digits[16];
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (i > 0) *out += separator;
+    out->append(digits, std::to_chars(digits, digits + sizeof(digits), ids[i]).ptr);
+  }
+}
+
+Status RunEncode(const UseCommand& options) {
+  ASSIGN_OR_RETURN(const auto tokenizer,
+                   Tokenizer::Load(options.tokenizer, {.pattern = options.pattern}));
+  std::vector<int32_t> ids;
+  return ForEachLine([&](const std::string& line, std::string* out) -> Status {
+    std::string text = line;
+    if (options.jsonl) {
+      const Json object = Json::parse(line, nullptr, false);
+      if (!object.is_object() || !object.contains("text") || !object["text"].is_string()) {
+        return DataLossError("expected {\"text\": \"...\"}");
+      }
+      text = object["text"].get<std::string>();
+    }
+    ids.clear();
+    if (options.special) {
+      tokenizer->EncodeWithSpecials(text, &ids);
+    } else {
+      tokenizer->Encode(text, &ids);
+    }
+    if (options.jsonl) *out += "{\"ids\": [";
+    AppendIds(ids, options.jsonl ? ", " : " ", out);
+    if (options.jsonl) *out += "]}";
+    return OkStatus();
+  });
+}
+
+// "1 22 333", any spaces between.
+Status ParseIds(const std::string& line, std::vector<int32_t>* ids) {
+  ids->clear();
+  const char* at = line.data();
+  const char* const end = at + line.size();
+  for (;;) {
+    while (at < end && (*at == ' ' || *at == '\t' || *at == '\r')) ++at;
+    if (at == end) return OkStatus();
+    int32_t id = 0;
+    const auto parsed = std::from_chars(at, end, id);
+    if (parsed.ec != std::errc() ||
+        (parsed.ptr < end && *parsed.ptr != ' ' && *parsed.ptr != '\t' && *parsed.ptr != '\r')) {
+      const std::string rest(at, std::min<size_t>(end - at, 20));
+      return DataLossError(StrCat("expected token ids separated by spaces, got \"", rest, "\""));
+    }
+    ids->push_back(id);
+    at = parsed.ptr;
+  }
+}
+
+Status ParseJsonIds(const std::string& line, std::vector<int32_t>* ids) {
+  ids->clear();
+  const Json object = Json::parse(line, nullptr, false);
+  if (!object.is_object() || !object.contains("ids") || !object["ids"].is_array()) {
+    return DataLossError("expected {\"ids\": [...]}");
+  }
+  for (const Json& id : object["ids"]) {
+    if (!id.is_number_integer()) return DataLossError("\"ids\" holds " + id.dump());
+    const auto value = id.get<int64_t>();
+    ids->push_back(value == static_cast<int32_t>(value) ? static_cast<int32_t>(value) : -1);
+  }
+  return OkStatus();
+}
+
+Status RunDecode(const UseCommand& options) {
+  ASSIGN_OR_RETURN(const auto tokenizer,
+                   Tokenizer::Load(options.tokenizer, {.pattern = options.pattern}));
+  std::vector<int32_t> ids;
+  return ForEachLine([&](const std::string& line, std::string* out) -> Status {
+    RETURN_IF_ERROR(options.jsonl ? ParseJsonIds(line, &ids) : ParseIds(line, &ids));
+    for (const int32_t id : ids) {
+      if (tokenizer->IsToken(id)) continue;
+      return DataLossError(
+          StrCat("id ", id, " is no token of this vocabulary of ", tokenizer->vocab_size()));
+    }
+    const std::string text = tokenizer->Decode(ids);
+    *out = options.jsonl ? Json{{"text", text}}.dump(-1, ' ', false, Json::error_handler_t::replace)
+                         : text;
+    return OkStatus();
+  });
+}
+
+Status RunShow(const UseCommand& options) {
+  ASSIGN_OR_RETURN(const auto tokenizer,
+                   Tokenizer::Load(options.tokenizer, {.pattern = options.pattern}));
+  const auto text_of = [&](int32_t id) {
+    return Json(tokenizer->TokenBytes(id)).dump(-1, ' ', false, Json::error_handler_t::replace);
+  };
+  for (const int32_t id : options.ids) {
+    if (!tokenizer->IsToken(id)) {
+      return DataLossError(
+          StrCat("id ", id, " is no token of this vocabulary of ", tokenizer->vocab_size()));
+    }
+  }
+  const auto id_or_null = [](std::optional<int32_t> id) { return id ? Json(*id) : Json(nullptr); };
+  if (options.json) {
+    Json report = {{"kind", tokenizer->Describe()},
+                   {"vocab_size", tokenizer->vocab_size()},
+                   {"end_of_text", id_or_null(tokenizer->end_of_text())},
+                   {"bos", id_or_null(tokenizer->bos())},
+                   {"adds_bos", tokenizer->adds_bos()},
+                   {"hash", tokenizer->hash()}};
+    for (const int32_t id : options.ids) {
+      report["tokens"][std::to_string(id)] = tokenizer->TokenBytes(id);
+    }
+    std::cout << report.dump(-1, ' ', false, Json::error_handler_t::replace) << "\n";
+    return OkStatus();
+  }
+  std::cout << tokenizer->Describe() << "\n"
+            << "vocabulary:  " << tokenizer->vocab_size() << "\n";
+  if (const auto id = tokenizer->end_of_text()) {
+    std::cout << "end of text: " << *id << " " << text_of(*id) << "\n";
+  }
+  if (const auto id = tokenizer->bos()) {
+    std::cout << "BOS:         " << *id << " " << text_of(*id)
+              << (tokenizer->adds_bos() ? ", put before prompts" : "") << "\n";
+  }
+  std::cout << "hash:        " << tokenizer->hash() << "\n";
+  for (const int32_t id : options.ids) std::cout << id << " " << text_of(id) << "\n";
+  return OkStatus();
+}
+
+void AddTokenizerOptions(CLI::App* app, UseCommand* options, const std::string& name) {
+  app->add_option(name, options->tokenizer, "Tokenizer file or folder")->required();
+  app->add_option("--pattern", options->pattern,
+                  "Pre-tokenisation of a tiktoken file that carries none: gpt2, cl100k, o200k, "
+                  "llama3, qwen or a regular expression");
+}
+
+CLI::App* SetupTrain(CLI::App& app, TrainCommand* options) {
+  CLI::App* train = app.add_subcommand("train", "Learn a vocabulary from text");
+  train->add_option("text", options->text, "Files, folders or globs of text, see trireme clean")
+      ->required();
+  train->add_option("--vocab-size", options->vocab_size,
+                    "Tokens, with the special ones and 256 bytes (default: 8192)");
+  train->add_option("--out", options->out, "tokenizer.json to write")->required();
+  train->add_option("--type", options->type, "bpe, wordpiece or unigram (default: bpe)")
+      ->check(CLI::IsMember({"bpe", "wordpiece", "unigram"}));
+  train->add_option("--pattern", options->pattern,
+                    "Cuts words: gpt2, cl100k, o200k, llama3, qwen or a regular expression "
+                    "(default: cl100k)");
+  train->add_option("--min-frequency", options->min_frequency,
+                    "Do not merge pairs that stand less often (default: 0)");
+  train
+      ->add_option("--special", options->special,
+                   "Special tokens, repeatable; the first ends documents unless <|endoftext|> is "
+                   "among them (default: <|endoftext|>)")
+      ->allow_extra_args(false);
+  train->add_option("--field", options->field,
+                    "Key of jsonl or column of csv and tsv that holds the text (default: text)");
+  train->add_option("--threads", options->threads, "Threads (default: all cores)")
+      ->check(CLI::Range(0, 1024));
+  train->add_flag("--json", options->json, "Print the summary as one JSON object");
+  train->footer(
+      "Memory grows with the distinct words of the corpus, not with its length.\nExample:\n"
+      "  trireme tokenizer train clean.jsonl.zst --vocab-size 8192 --out tokenizer.json");
+  return train;
+}
+
+std::function<Status()> Setup(CLI::App& app) {
+  auto train_options = std::make_shared<TrainCommand>();
+  auto use_options = std::make_shared<UseCommand>();
+  app.require_subcommand(1);
+  CLI::App* train = SetupTrain(app, train_options.get());
+
+  CLI::App* encode = app.add_subcommand("encode", "Lines of stdin to ids");
+  AddTokenizerOptions(encode, use_options.get(), "--tokenizer");
+  encode->add_flag("--special", use_options->special,
+                   "Special tokens in the text become ids, and the tokenizer's own are added");
+  encode->add_flag("--jsonl", use_options->jsonl, "In: {\"text\"}, out: {\"ids\"}");
+  encode->footer(
+      "Example:\n  echo \"Hello\" | trireme tokenizer encode --tokenizer tokenizer.json");
+
+  CLI::App* decode = app.add_subcommand("decode", "Lines of ids on stdin to text");
+  AddTokenizerOptions(decode, use_options.get(), "--tokenizer");
+  decode->add_flag("--jsonl", use_options->jsonl, "In: {\"ids\"}, out: {\"text\"}");
+  decode->footer(
+      "Example:\n  echo \"72 105\" | trireme tokenizer decode --tokenizer tokenizer.json");
+
+  CLI::App* show = app.add_subcommand("show", "What a tokenizer is");
+  AddTokenizerOptions(show, use_options.get(), "tokenizer");
+  show->add_option("--id", use_options->ids, "Print the text of this token too, repeatable")
+      ->allow_extra_args(false);
+  show->add_flag("--json", use_options->json, "Print one JSON object");
+  show->footer("Example:\n  trireme tokenizer show tokenizer.json");
+
+  return [=]() -> Status {
+    if (train->parsed()) return RunTrain(*train_options);
+    if (encode->parsed()) return RunEncode(*use_options);
+    if (decode->parsed()) return RunDecode(*use_options);
+    return RunShow(*use_options);
+  };
+}
+
+const RegisterCommand kCommand(
+    {"tokenizer", "Train a tokenizer, or use one on stdin",
+     "trireme tokenizer train clean.jsonl.zst --vocab-size 8192 --out tokenizer.json", Setup});
+
+}  // namespace
+}  // namespace trireme
