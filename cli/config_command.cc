@@ -51,7 +51,7 @@ std::string Padded(std::string text, size_t width) {
   return text;
 }
 
-// {"sequences", "later": ...} of the names a key takes; empty where any text does.
+// "gpt2 | llama"; empty where any text does.
 std::string ChoicesText(const ConfigKey& key) {
   std::string text;
   for (const std::string& name : SplitNames(key.choices)) {
@@ -63,6 +63,8 @@ std::string ChoicesText(const ConfigKey& key) {
 void PrintKeys() {
   size_t path_width = 0;
   for (const ConfigKey& key : ConfigKeys()) path_width = std::max(path_width, key.path.size());
+  std::cout << Padded("key", path_width) << "  " << Padded("type", 10) << "  "
+            << Padded("default", 24) << "  " << Padded("unit", 11) << "  meaning\n\n";
   std::string section;
   for (const ConfigKey& key : ConfigKeys()) {
     const std::string of(key.path.substr(0, key.path.find('.')));
@@ -71,7 +73,7 @@ void PrintKeys() {
     const std::string fallback = key.fallback.empty() ? "-" : std::string(key.fallback);
     const std::string choices = ChoicesText(key);
     std::cout << Padded(std::string(key.path), path_width) << "  " << Padded(TypeOf(key.path), 10)
-              << "  " << Padded(fallback, 14) << "  " << Padded(std::string(key.unit), 9) << "  "
+              << "  " << Padded(fallback, 24) << "  " << Padded(std::string(key.unit), 11) << "  "
               << key.meaning << (choices.empty() ? "" : " [" + choices + "]") << "\n";
   }
 }

@@ -28,12 +28,12 @@ ConfigKey Flag(std::string_view path, std::string_view fallback, std::string_vie
 }
 
 std::vector<ConfigKey> ModelKeys() {
-  constexpr std::string_view kFamily = "(the family's in transformers)";
+  constexpr std::string_view kFamily = "(the family's)";
   return {
       Text("model.from", "", "MODEL to continue from or to fine-tune; its shape is taken over"),
       Text("model.preset", "",
            "a named shape, see trireme config --presets; other keys override it"),
-      Text("model.family", "(needed without from or preset)", "architecture", "gpt2 llama",
+      Text("model.family", "(needed)", "architecture", "gpt2 llama",
            "gpt_neo gpt_neox qwen2 qwen3 gemma3 mixtral qwen3_moe bert marian"),
       Count("model.vocab_size", kFamily, "tokens", 1, "rows of the embedding"),
       Count("model.hidden_size", kFamily, "", 1, "width of the residual stream (n_embd)"),
@@ -42,7 +42,7 @@ std::vector<ConfigKey> ModelKeys() {
       Count("model.num_attention_heads", kFamily, "heads", 1, "query heads (n_head)"),
       Count("model.num_key_value_heads", kFamily, "heads", 1,
             "key and value heads; fewer than query heads: grouped-query attention"),
-      Count("model.head_dim", "(hidden_size / num_attention_heads)", "", 1, "width of a head"),
+      Count("model.head_dim", "(hidden_size / heads)", "", 1, "width of a head"),
       Count("model.max_position_embeddings", kFamily, "tokens", 1,
             "longest sequence (n_positions)"),
       Real("model.rms_norm_eps", kFamily, 0, 1, true, "epsilon of the RMS norms (llama)"),
@@ -65,21 +65,20 @@ std::vector<ConfigKey> ModelKeys() {
            "llama3: below this the full factor"),
       Real("model.rope_scaling.high_freq_factor", "(4 for llama3)", 0, kNoLimit, false,
            "llama3: above this none"),
-      Count("model.rope_scaling.original_max_position_embeddings", "(max_position_embeddings)",
-            "tokens", 0, "llama3: length before stretching"),
+      Count("model.rope_scaling.original_max_position_embeddings", "(all positions)", "tokens", 0,
+            "llama3: length before stretching"),
   };
 }
 
 std::vector<ConfigKey> DataKeys() {
   return {
-      Text("data.train.path", "(needed to train)", "TOKENS made by trireme pack, without .bin"),
+      Text("data.train.path", "(needed)", "TOKENS made by trireme pack, without .bin"),
       Real("data.train.weight", "1.0", 0, kNoLimit, true,
            "share of the samples from this source, relative to the others"),
-      Text("data.validation.path", "(needed to validate)", "TOKENS that training never sees"),
+      Text("data.validation.path", "(none)", "TOKENS that training never sees"),
       Real("data.validation.weight", "1.0", 0, kNoLimit, true,
            "unused: validation reads every source in turn"),
-      Count("data.sequence_length", "(1024, or the model's positions where they are fewer)",
-            "tokens", 1, "length of a sample"),
+      Count("data.sequence_length", "(1024, or all positions)", "tokens", 1, "length of a sample"),
       Flag("data.shuffle", "true",
            "draw samples in a random order that the seed decides; false: in order"),
       Flag("data.isolate_documents", "false",
@@ -87,8 +86,7 @@ std::vector<ConfigKey> DataKeys() {
       Text("data.tokenizer", "", "TOKENIZER of the data; empty: the one named beside the tokens"),
       Count("batch.sequences", "32", "sequences", 1,
             "global batch; does not change with the number of workers"),
-      Count("batch.microbatch_sequences",
-            "(4, or the largest divisor below it that fits the layout)", "sequences", 1,
+      Count("batch.microbatch_sequences", "(4, or what divides)", "sequences", 1,
             "sequences that go through the model at once"),
       Text("batch.sum_leaves", "auto",
            "parts of the batch whose gradients are summed in a fixed tree; bounds the data width"),
@@ -107,16 +105,15 @@ std::vector<ConfigKey> OptimizerKeys() {
            "largest global gradient norm; 0: no clipping"),
       Text("lr_schedule.name", "cosine", "learning rate after the warm-up",
            "constant linear cosine cosine_restarts inverse_sqrt wsd step polynomial"),
-      Count("lr_schedule.warmup_steps", "(a tenth of the steps, at most 20)", "steps", 0,
+      Count("lr_schedule.warmup_steps", "(steps / 10, at most 20)", "steps", 0,
             "linear rise to the peak"),
       Count("lr_schedule.steps", "200", "steps", 1, "length of the run"),
       Real("lr_schedule.final_lr_ratio", "0.1", 0, 1, false, "last learning rate over the peak"),
-      Count("lr_schedule.decay_start", "(four fifths of the steps)", "steps", 0,
+      Count("lr_schedule.decay_start", "(4/5 of the steps)", "steps", 0,
             "wsd: first step of the decay"),
-      Count("lr_schedule.step_size", "(a quarter of the steps)", "steps", 1,
-            "step: steps between drops"),
+      Count("lr_schedule.step_size", "(steps / 4)", "steps", 1, "step: steps between drops"),
       Real("lr_schedule.gamma", "(0.5)", 0, 1, true, "step: factor of a drop"),
-      Count("lr_schedule.restart_period", "(a fifth of the steps)", "steps", 1,
+      Count("lr_schedule.restart_period", "(steps / 5)", "steps", 1,
             "cosine_restarts: length of the first cycle"),
       Real("lr_schedule.restart_mult", "(2)", 1, kNoLimit, false,
            "cosine_restarts: growth of the cycles"),

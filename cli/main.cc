@@ -1,11 +1,13 @@
 // trireme: one program from raw text to a trained model. Parses the command line and turns the
 // command's Status into a line and an exit code.
+#include <algorithm>
 #include <array>
-#include <cstdlib>
+#include <exception>
 #include <iostream>
 #include <map>
 
 #include "cli/command.h"
+#include "worker/model/model_config.h"
 
 namespace trireme {
 
@@ -30,22 +32,35 @@ const Command* Find(const std::string& name) {
   return nullptr;
 }
 
+// A word that is no command, refused with the nearest one.
+Status CheckCommandName(int argc, char** argv) {
+  if (argc < 2 || argv[1][0] == '-') return OkStatus();
+  const std::string word = argv[1];
+  const std::vector<std::string> names(kCommandNames.begin(), kCommandNames.end());
+  if (std::find(names.begin(), names.end(), word) == names.end()) {
+    const std::string nearest = NearestName(word, names);
+    return InvalidArgumentError(StrCat(word, ": no such command",
+                                       nearest.empty() ? "" : "; did you mean " + nearest + "?",
+                                       " (see trireme --help)"));
+  }
+  if (Find(word) == nullptr) return NotBuiltError(word + ": not built yet");
+  return OkStatus();
+}
+
 int Run(int argc, char** argv) {
+  if (const Status status = CheckCommandName(argc, argv); !status.ok()) {
+    std::cerr << "trireme: " << status.message() << "\n";
+    return ExitCode(status);
+  }
   CLI::App app{"trireme: pretrains, evaluates and serves large language models"};
   app.set_version_flag("--version", "trireme 0.1.0");
   app.require_subcommand(1);
   std::map<const CLI::App*, std::function<Status()>> runs;
   for (const char* name : kCommandNames) {
     const Command* command = Find(name);
-    if (command == nullptr) {
-      if (argc > 1 && std::string(argv[1]) == name) {
-        std::cerr << "trireme " << name << ": not built yet\n";
-        return 2;
-      }
-      continue;
-    }
+    if (command == nullptr) continue;
     CLI::App* sub = app.add_subcommand(command->name, command->summary);
-    sub->footer("Example:\n  " + command->example);
+    sub->footer("Example:\n  " + command->example + "\n");
     runs[sub] = command->setup(*sub);
   }
   try {
@@ -76,5 +91,10 @@ int main(int argc, char** argv) {
   google::InitGoogleLogging(argv[0]);
   FLAGS_logtostderr = true;
   FLAGS_minloglevel = google::GLOG_WARNING;
-  return trireme::Run(argc, argv);
+  try {
+    return trireme::Run(argc, argv);
+  } catch (const std::exception& error) {
+    std::cerr << "trireme: internal error: " << error.what() << "\n";
+    return 1;
+  }
 }
