@@ -70,10 +70,11 @@ class Communicator {
   virtual uint64_t generation() const = 0;
   virtual const std::string& name() const = 0;  // "data", "tensor", ... for messages
 
-  // Sums `partials` (this rank's SumTree::Partials, in order; equal counts; f32, bf16, f64 or
-  // i64) over the group in tree order; each node of a bf16 sum adds in f32 and rounds. After it, of each piece this rank owns, `out` holds the sum; the rest
-  // of `out` is unspecified. `out` may be partials[0]. Direct exchange: the owner receives every
-  // contribution of its pieces and adds them in tree order.
+  // Sums `partials` (this rank's SumTree::Partials, in order; equal counts; f32, bf16, f64 or i64)
+  // over the group in tree order; each node of a bf16 sum adds in f32 and rounds. After it, of each
+  // piece this rank owns, `out` holds the sum; the rest of `out` is unspecified. `out` may be
+  // partials[0]. Direct exchange: the owner receives every contribution of its pieces and adds them
+  // in tree order.
   virtual Work ReduceScatter(std::span<const BufferRef> partials, std::span<const Piece> pieces,
                              BufferRef out, const SumTree& tree) = 0;
   // Every rank's own pieces are copied to the same place of `buffer` on all ranks. Any dtype.
