@@ -1,0 +1,232 @@
+#include "tests/harness/training_harness.h"
+
+#include <algorithm>
+#include <cstring>
+#include <mutex>
+#include <thread>
+
+#include "cluster/base/rng.h"
+#include "parallelism/pipeline_executor.h"
+#include "worker/kernels/cross_entropy.h"
+#include "worker/training/run_setup.h"
+
+namespace trireme {
+namespace {
+
+constexpr Micros kTimeout = 120'000'000;
+
+int64_t LabelTokens(const HarnessBatch& batch) {
+  return std::count_if(batch.labels.begin(), batch.labels.end(),
+                       [](int32_t label) { return label != kNoLabel; });
+}
+
+// The harness' batches as the stage wants them.
+class Batches {
+ public:
+  explicit Batches(const HarnessOptions& options) : batches_(options.microbatches) {
+    const TokenShape tokens = options.tokens;
+    int64_t labels = 0;
+    for (const HarnessBatch& batch : batches_) labels += LabelTokens(batch);
+    positions_.resize(tokens.tokens());
+    for (int64_t i = 0; i < tokens.tokens(); ++i) positions_[i] = i % tokens.length;
+    for (HarnessBatch& batch : batches_) {
+      Microbatch data;
+      data.ids = Tensor(batch.ids.data(), DType::kI32, {tokens.batch, tokens.length});
+      data.labels = Tensor(batch.labels.data(), DType::kI32, {tokens.batch, tokens.length});
+      data.places.positions = Tensor(positions_.data(), DType::kI32, {tokens.batch, tokens.length});
+      data.gradient_scale = 1.0 / static_cast<double>(labels);
+      data_.push_back(data);
+    }
+  }
+  const Microbatch& Get(MicrobatchId id) const { return data_[id]; }
+
+ private:
+  std::vector<HarnessBatch> batches_;
+  std::vector<int32_t> positions_;
+  std::vector<Microbatch> data_;
+};
+
+// Puts the weight pass of every microbatch after the next backward pass, as zero-bubble schedules
+// do.
+Schedule Deferred(Schedule schedule) {
+  for (auto& row : schedule.rows) {
+    std::vector<Action> compute, weights;
+    for (const Action& action : row) {
+      (action.kind == ActionKind::kWeight ? weights : compute).push_back(action);
+    }
+    compute.insert(compute.end(), weights.begin(), weights.end());
+    row = compute;
+  }
+  return schedule;
+}
+
+Status Load(const HarnessOptions& options, ShardedParameterStore* store) {
+  for (const StateTensor& tensor : store->StateToLoad()) {
+    float* out = tensor.tensor.as<float>();
+    if (tensor.kind != StateTensor::Kind::kWeight) {
+      std::fill(out, out + tensor.tensor.elements(), 0.0f);
+      continue;
+    }
+    const ParameterSpec& spec = store->specs()[tensor.id];
+    if (options.initial) {
+      RETURN_IF_ERROR(options.initial(spec, tensor.box, out));
+    } else {
+      FillInitialValues(spec, 1, tensor.box, out);
+    }
+  }
+  return store->FinishLoad(0, kTimeout);
+}
+
+void CopyGradients(const std::vector<StateTensor>& state, const ShardedParameterStore& store,
+                   HarnessRank* result) {
+  for (const StateTensor& tensor : state) {
+    if (tensor.kind != StateTensor::Kind::kWeight) continue;
+    const Tensor gradient = store.ReducedGradient(tensor.id);
+    // Rows that this rank updates; of replicas only those it would write.
+    if (gradient.elements() != tensor.tensor.elements()) continue;
+    const float* values = gradient.as<float>();
+    result->gradients.push_back(
+        {tensor.name, tensor.box, tensor.shape, {values, values + gradient.elements()}});
+  }
+}
+
+Status Run(const HarnessOptions& options, ProcessGroups* groups, HarnessRank* result) {
+  Stream stream(options.threads);
+  const Mesh& mesh = groups->mesh();
+  const std::vector<ParameterSpec> specs =
+      ParameterSpecs(options.shape, options.tensor, options.pipeline);
+  StoreOptions store_options;
+  store_options.zero_level = options.zero;
+  store_options.compute = options.compute;
+  store_options.microbatches = static_cast<int>(options.microbatches.size());
+  store_options.leaves = options.leaves;
+  store_options.bucket_bytes = 1 << 14;  // several buckets, although the models are tiny
+  ShardedParameterStore store(specs, groups, &stream, store_options);
+  const Batches batches(options);
+  const StageOptions stage_options{
+      options.shape, mesh, groups->rank(), options.tokens, options.compute, options.recompute};
+  DecoderStage stage(stage_options, specs, &stream, &store,
+                     TensorGroup(groups->Along(Axis::kTensor), kTimeout),
+                     [&](MicrobatchId id) -> const Microbatch& { return batches.Get(id); });
+  ASSIGN_OR_RETURN(Schedule schedule, MakeSchedule(options.schedule, options.pipeline,
+                                                   static_cast<int>(store.microbatches().size())));
+  if (options.deferred) schedule = Deferred(std::move(schedule));
+  RETURN_IF_ERROR(ValidateSchedule(schedule));
+  PipelineExecutor executor(std::move(schedule), groups->Index(Axis::kPipeline),
+                            {groups->Along(Axis::kPipeline), &stream, kTimeout, {}});
+  stage.Reserve(executor.live_microbatches());
+  RETURN_IF_ERROR(Load(options, &store));
+  const bool has_losses =
+      groups->Index(Axis::kPipeline) == options.pipeline - 1 && groups->Index(Axis::kTensor) == 0;
+  for (int step = 1; step <= options.steps; ++step) {
+    store.BeginStep();
+    RETURN_IF_ERROR(executor.RunStep(stage, store.microbatches()));
+    RETURN_IF_ERROR(store.FinishReduction(kTimeout));
+    ASSIGN_OR_RETURN(const double norm,
+                     store.GlobalNorm([&](const float* x, std::span<const int64_t> edges,
+                                          double* out) { SumsOfSquares(stream, x, edges, out); },
+                                      kTimeout));
+    if (step == 1) CopyGradients(store.StateToSave(), store, result);
+    const AdamWStep adamw{options.lr ? options.lr(step) : 1e-3,
+                          0.9,
+                          0.95,
+                          1e-8,
+                          0.1,
+                          step,
+                          std::min(1.0, options.clip_norm / (norm + 1e-6))};
+    RETURN_IF_ERROR(store.Update(
+        [&](std::span<const UpdateSlice> slices) { AdamW(stream, ToAdamW(slices), adamw); },
+        kTimeout));
+    store.Commit(step);
+    result->norms.push_back(norm);
+    for (const auto& [microbatch, loss] : stage.TakeLosses()) {
+      if (has_losses) result->losses[{step, microbatch}] = loss;
+    }
+  }
+  for (const StateTensor& tensor : store.StateToSave()) {
+    const float* values = tensor.tensor.as<float>();
+    result->state.push_back(
+        {tensor.name, tensor.box, tensor.shape, {values, values + tensor.tensor.elements()}});
+  }
+  return OkStatus();
+}
+
+void Assemble(const std::vector<HarnessRank::Part>& parts,
+              std::map<std::string, std::vector<float>>* whole) {
+  for (const HarnessRank::Part& part : parts) {
+    std::vector<float>& values = (*whole)[part.name];
+    values.resize(ElementCount(part.shape));
+    CopyRegion(part.box, part.box, reinterpret_cast<const std::byte*>(part.values.data()),
+               Box::Whole(part.shape), reinterpret_cast<std::byte*>(values.data()), sizeof(float));
+  }
+}
+
+}  // namespace
+
+HarnessRank RunHarnessRank(const HarnessOptions& options, CommunicatorFactory* factory, int rank,
+                           int first_world_rank) {
+  const Mesh mesh(options.data, options.tensor, options.pipeline);
+  HostMap hosts = IdentityHosts(mesh.size());
+  for (int& world_rank : hosts.world_rank_of) world_rank += first_world_rank;
+  ProcessGroups groups(factory, mesh, hosts, rank);
+  HarnessRank result;
+  result.status = Run(options, &groups, &result);
+  if (!result.status.ok()) groups.Revoke(result.status.message());
+  return result;
+}
+
+HarnessResult RunHarness(const HarnessOptions& options) {
+  std::vector<HarnessRank> ranks(options.ranks());
+  auto world = ThreadWorld(options.ranks());
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < options.ranks(); ++rank) {
+    threads.emplace_back(
+        [&, rank] { ranks[rank] = RunHarnessRank(options, world[rank].get(), rank); });
+  }
+  for (std::thread& thread : threads) thread.join();
+
+  HarnessResult result;
+  std::map<std::pair<int, int>, double> losses;
+  for (HarnessRank& rank : ranks) {
+    if (result.status.ok()) result.status = rank.status;
+    Assemble(rank.state, &result.state);
+    Assemble(rank.gradients, &result.gradients);
+    losses.insert(rank.losses.begin(), rank.losses.end());
+  }
+  if (!result.status.ok()) return result;
+  result.norms = ranks[0].norms;
+  for (const HarnessRank& rank : ranks) {
+    if (rank.norms != result.norms) result.status = InternalError("ranks disagree on the norm");
+  }
+  for (int step = 1; step <= options.steps; ++step) {
+    result.losses.push_back(MeanLoss(options, losses, step));
+  }
+  return result;
+}
+
+double MeanLoss(const HarnessOptions& options, const std::map<std::pair<int, int>, double>& losses,
+                int step) {
+  double sum = 0;
+  int64_t tokens = 0;
+  for (size_t i = 0; i < options.microbatches.size(); ++i) {
+    sum += losses.at({step, static_cast<int>(i)});
+    tokens += LabelTokens(options.microbatches[i]);
+  }
+  return sum / static_cast<double>(tokens);
+}
+
+std::vector<HarnessBatch> RandomBatches(int count, TokenShape tokens, int64_t vocab_size,
+                                        uint64_t seed) {
+  std::vector<HarnessBatch> batches(count);
+  for (int i = 0; i < count; ++i) {
+    const CounterRng rng(seed, RngUse::kTest, i);
+    for (int64_t n = 0; n < tokens.tokens(); ++n) {
+      batches[i].ids.push_back(static_cast<int32_t>(rng.Below(vocab_size, 2 * n)));
+      const auto label = static_cast<int32_t>(rng.Below(vocab_size, 2 * n + 1));
+      batches[i].labels.push_back(n % 7 == 3 ? kNoLabel : label);
+    }
+  }
+  return batches;
+}
+
+}  // namespace trireme

@@ -1,0 +1,80 @@
+// A whole training run on small in-memory batches, on any layout: what fixture and parity tests
+// compare. Everything but the data source is the production path.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "cluster/comm/communicator.h"
+#include "parallelism/gradient_store.h"
+#include "worker/model/decoder_stage.h"
+
+namespace trireme {
+
+struct HarnessBatch {
+  std::vector<int32_t> ids;     // [B, T]
+  std::vector<int32_t> labels;  // [B, T], kNoLabel where there is none
+};
+
+struct HarnessOptions {
+  ModelShape shape;
+  int data = 1, tensor = 1, pipeline = 1;
+  int zero = 0;
+  int threads = 1;
+  int leaves = 1;
+  std::string schedule = "1f1b";
+  DType compute = DType::kF32;
+  Recompute recompute = Recompute::kNone;
+  bool deferred = false;  // weight gradients in passes of their own
+  TokenShape tokens{1, 1};
+  std::vector<HarnessBatch> microbatches;  // the same every step
+  int steps = 1;
+  std::function<double(int64_t step)> lr;  // step counts from 1
+  double clip_norm = 1.0;
+  // Initial values; FillInitialValues with seed 1 when empty.
+  std::function<Status(const ParameterSpec&, const Box&, float*)> initial;
+
+  int ranks() const { return data * tensor * pipeline; }
+};
+
+// What one rank has at the end.
+struct HarnessRank {
+  Status status;
+  std::vector<double> norms;                     // by step
+  std::map<std::pair<int, int>, double> losses;  // (step, microbatch); last stages alone
+  struct Part {
+    std::string name;
+    Box box;
+    Shape shape;
+    std::vector<float> values;
+  };
+  std::vector<Part> state;      // boxes that this rank would write: weights and moments
+  std::vector<Part> gradients;  // reduced gradients of the first step, before clipping
+};
+
+// Runs logical rank `rank`; collective over the ranks of the layout. The world rank of logical rank
+// r is r + first_world_rank.
+HarnessRank RunHarnessRank(const HarnessOptions& options, CommunicatorFactory* factory, int rank,
+                           int first_world_rank = 0);
+
+// All ranks as threads of this process.
+struct HarnessResult {
+  Status status;
+  std::vector<double> norms;
+  std::vector<double> losses;                       // mean over label tokens, by step
+  std::map<std::string, std::vector<float>> state;  // whole tensors, by name
+  std::map<std::string, std::vector<float>> gradients;
+};
+HarnessResult RunHarness(const HarnessOptions& options);
+
+// Losses of a step folded in ascending microbatch id, divided by all label tokens.
+double MeanLoss(const HarnessOptions& options, const std::map<std::pair<int, int>, double>& losses,
+                int step);
+
+// Random ids and labels, some without a label.
+std::vector<HarnessBatch> RandomBatches(int count, TokenShape tokens, int64_t vocab_size,
+                                        uint64_t seed);
+
+}  // namespace trireme

@@ -1,0 +1,356 @@
+// The life of a worker, in ten lines:
+//   1. join the coordinator, receive the plan and a place in the mesh
+//   2. load initial weights, a model, or a checkpoint: this rank's boxes alone
+//   3. for each step the coordinator has granted:
+//   4.   read the microbatches of this data rank
+//   5.   pipeline: forward and backward of each; buckets of gradients are reduced meanwhile
+//   6.   finish the reduction; one global norm, which exists only when every gradient is reduced
+//   7.   update out of place, gather weights (ZeRO), commit
+//   8.   report losses, norm, times
+//   9.   validate and checkpoint where ordered
+//  10. leave when told to
+#include "worker/training/training_worker.h"
+
+#include <sched.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <map>
+#include <thread>
+#include <vector>
+
+#include "cluster/device/stream.h"
+#include "parallelism/gradient_store.h"
+#include "parallelism/pipeline_executor.h"
+#include "parallelism/process_groups.h"
+#include "parallelism/schedule.h"
+#include "proto/config.pb.h"
+#include "proto/control.pb.h"
+#include "worker/model/decoder_stage.h"
+#include "worker/optimizer/adamw.h"
+#include "worker/optimizer/lr_schedule.h"
+#include "worker/training/checkpoint_io.h"
+#include "worker/training/control_client.h"
+#include "worker/training/data_feed.h"
+#include "worker/training/run_setup.h"
+
+namespace trireme {
+namespace {
+
+// A neighbour that computes may be waited for; whether it still lives is the coordinator's to say,
+// whose word ends the wait (on_abort revokes the groups).
+constexpr Micros kPeerTimeout = int64_t{24} * 3600 * 1'000'000;
+
+class TrainingWorker {
+ public:
+  TrainingWorker(const TrainingWorkerOptions& options, const proto::Plan& plan,
+                 ControlClient* client, Stream* stream, ProcessGroups* groups)
+      : options_(options),
+        plan_(plan),
+        config_(plan.config()),
+        client_(client),
+        stream_(stream),
+        groups_(groups) {}
+
+  Status SetUp();
+  Status Train();
+
+ private:
+  Status Step(int64_t step);
+  Status Validate(int64_t step);
+  Status SaveCheckpoint(int64_t step);
+  void Report(int64_t step, double norm, double lr, Micros started);
+  std::vector<MicrobatchId> ValidationMicrobatches() const;
+  bool ReportsLosses() const {
+    return groups_->Index(Axis::kPipeline) == groups_->mesh().size(Axis::kPipeline) - 1 &&
+           groups_->Index(Axis::kTensor) == 0;
+  }
+  int64_t MemoryBytes() const;
+
+  const TrainingWorkerOptions& options_;
+  const proto::Plan& plan_;
+  const proto::Config& config_;
+  ControlClient* client_;
+  Stream* stream_;
+  ProcessGroups* groups_;
+  ModelShape shape_;
+  double flop_per_step_ = 0;
+  std::unique_ptr<ShardedParameterStore> store_;
+  std::unique_ptr<DataFeed> feed_;
+  std::unique_ptr<DecoderStage> stage_;
+  std::unique_ptr<PipelineExecutor> executor_;
+  LrSchedule schedule_;
+};
+
+Status TrainingWorker::SetUp() {
+  const Mesh& mesh = groups_->mesh();
+  ASSIGN_OR_RETURN(feed_, DataFeed::Open(config_));
+  ASSIGN_OR_RETURN(schedule_, LrSchedule::Create(config_.optimizer(), config_.lr_schedule()));
+  shape_ = ModelShape::From(config_.model());
+  const std::vector<ParameterSpec> specs =
+      ParameterSpecs(shape_, mesh.size(Axis::kTensor), mesh.size(Axis::kPipeline));
+  int64_t parameters = 0;
+  for (const ParameterSpec& spec : specs) parameters += ElementCount(spec.shape);
+  flop_per_step_ = TrainingFlopPerToken(shape_, parameters, config_.data().sequence_length()) *
+                   static_cast<double>(feed_->step_label_tokens()) / mesh.size();
+
+  const auto hook = [this](const char* phase, int microbatch) {
+    client_->SetPhase(phase, microbatch);
+  };
+  StoreOptions store;
+  store.zero_level = static_cast<int>(config_.layout().zero());
+  store.compute = ComputeDType(config_);
+  store.microbatches = static_cast<int>(MicrobatchesPerStep(config_));
+  store.leaves = std::stoi(config_.batch().sum_leaves());
+  store.phase = hook;
+  store_ = std::make_unique<ShardedParameterStore>(specs, groups_, stream_, store);
+
+  StageOptions stage = StageOptionsFor(config_, mesh, groups_->rank());
+  stage_ = std::make_unique<DecoderStage>(
+      stage, specs, stream_, store_.get(), TensorGroup(groups_->Along(Axis::kTensor), kPeerTimeout),
+      [this](MicrobatchId id) -> const Microbatch& { return feed_->Get(id); });
+
+  ASSIGN_OR_RETURN(Schedule schedule,
+                   ScheduleFor(config_, static_cast<int>(store_->microbatches().size())));
+  PipelineOptions pipeline;
+  pipeline.pipeline = groups_->Along(Axis::kPipeline);
+  pipeline.stream = stream_;
+  pipeline.timeout = kPeerTimeout;
+  pipeline.phase = hook;
+  executor_ = std::make_unique<PipelineExecutor>(std::move(schedule),
+                                                 groups_->Index(Axis::kPipeline), pipeline);
+  stage_->Reserve(executor_->live_microbatches());
+
+  client_->SetPhase("wait for weights");
+  RETURN_IF_ERROR(LoadState(config_, plan_.checkpoint(), store_->StateToLoad(), store_->specs()));
+  return store_->FinishLoad(plan_.start_step(), kPeerTimeout);
+}
+
+Status TrainingWorker::Train() {
+  for (int64_t step = plan_.start_step() + 1;; ++step) {
+    client_->SetPhase("wait for the coordinator");
+    ASSIGN_OR_RETURN(const StepOrders orders, client_->AwaitBudget(step));
+    if (orders.validate) RETURN_IF_ERROR(Validate(step - 1));
+    if (orders.checkpoint) RETURN_IF_ERROR(SaveCheckpoint(step - 1));
+    if (orders.stop) return OkStatus();
+    RETURN_IF_ERROR(Step(step));
+  }
+}
+
+Status TrainingWorker::Step(int64_t step) {
+  const Micros started = RealClock().NowMicros();
+  client_->SetPhase("data");
+  RETURN_IF_ERROR(feed_->LoadStep(step, store_->microbatches()));
+  store_->BeginStep();
+  RETURN_IF_ERROR(executor_->RunStep(*stage_, store_->microbatches()));
+
+  client_->SetPhase("reduce");
+  RETURN_IF_ERROR(store_->FinishReduction(kPeerTimeout));
+  ASSIGN_OR_RETURN(
+      const double norm,
+      store_->GlobalNorm([this](const float* x, std::span<const int64_t> edges,
+                                double* out) { SumsOfSquares(*stream_, x, edges, out); },
+                         kPeerTimeout));
+
+  client_->SetPhase("update");
+  const proto::OptimizerConfig& optimizer = config_.optimizer();
+  AdamWStep adamw;
+  adamw.lr = schedule_.At(step);
+  adamw.beta1 = optimizer.betas(0);
+  adamw.beta2 = optimizer.betas(1);
+  adamw.eps = optimizer.eps();
+  adamw.weight_decay = optimizer.weight_decay();
+  adamw.t = step;
+  adamw.gradient_scale =
+      optimizer.clip_norm() > 0 ? std::min(1.0, optimizer.clip_norm() / (norm + 1e-6)) : 1.0;
+  RETURN_IF_ERROR(store_->Update(
+      [&](std::span<const UpdateSlice> slices) { AdamW(*stream_, ToAdamW(slices), adamw); },
+      kPeerTimeout));
+  store_->Commit(step);
+  Report(step, norm, adamw.lr, started);
+  return OkStatus();
+}
+
+void TrainingWorker::Report(int64_t step, double norm, double lr, Micros started) {
+  proto::StepReport report;
+  report.set_step(step);
+  const std::map<MicrobatchId, double> losses = stage_->TakeLosses();
+  if (ReportsLosses()) {
+    for (const auto& [microbatch, loss] : losses) {
+      proto::LossPart* part = report.add_loss_parts();
+      part->set_part(microbatch);
+      part->set_loss_sum(loss);
+      part->set_label_tokens(feed_->LabelTokens(microbatch));
+    }
+  }
+  report.set_grad_norm(norm);
+  report.set_lr(lr);
+  report.set_seconds(static_cast<double>(RealClock().NowMicros() - started) * 1e-6);
+  report.set_memory_bytes(MemoryBytes());
+  report.set_flop(flop_per_step_);
+  client_->ReportStep(std::move(report));
+}
+
+std::vector<MicrobatchId> TrainingWorker::ValidationMicrobatches() const {
+  std::vector<MicrobatchId> mine;
+  const int64_t all = feed_->ValidationMicrobatches(config_.validation().batches());
+  for (int64_t i = groups_->Index(Axis::kData); i < all; i += groups_->mesh().size(Axis::kData)) {
+    mine.push_back(static_cast<MicrobatchId>(i));
+  }
+  return mine;
+}
+
+Status TrainingWorker::Validate(int64_t step) {
+  client_->SetPhase("validate");
+  // A few at a time: their token buffers stay small.
+  constexpr size_t kAtOnce = 16;
+  proto::ValidationReport report;
+  report.set_step(step);
+  stage_->set_evaluation(true);
+  const std::vector<MicrobatchId> mine = ValidationMicrobatches();
+  for (size_t begin = 0; begin < mine.size(); begin += kAtOnce) {
+    const std::span<const MicrobatchId> some(mine.data() + begin,
+                                             std::min(kAtOnce, mine.size() - begin));
+    RETURN_IF_ERROR(feed_->LoadValidation(some));
+    RETURN_IF_ERROR(executor_->RunForwardOnly(*stage_, some));
+    const std::map<MicrobatchId, double> losses = stage_->TakeLosses();
+    if (!ReportsLosses()) continue;
+    for (const auto& [microbatch, loss] : losses) {
+      proto::LossPart* part = report.add_loss_parts();
+      part->set_part(microbatch);
+      part->set_loss_sum(loss);
+      part->set_label_tokens(feed_->LabelTokens(microbatch));
+    }
+  }
+  stage_->set_evaluation(false);
+  client_->ReportValidation(report);
+  return OkStatus();
+}
+
+Status TrainingWorker::SaveCheckpoint(int64_t step) {
+  client_->SetPhase("checkpoint");
+  proto::ChunkReport report;
+  report.set_step(step);
+  const Result<std::string> part =
+      WriteCheckpointPart(config_, step, groups_->rank(), store_->StateToSave(), store_->specs());
+  if (part.ok()) {
+    report.set_manifest_part(part.value());
+  } else {
+    report.set_error(part.status().message());
+  }
+  client_->ReportChunks(report);
+  // What was written must not change before it is in place; a checkpoint that failed does not stop
+  // training, the coordinator has told the user.
+  client_->SetPhase("wait for the manifest");
+  const Status outcome = client_->AwaitCheckpoint(step);
+  if (!outcome.ok()) LOG(WARNING) << "checkpoint of step " << step << ": " << outcome.message();
+  return OkStatus();
+}
+
+int64_t TrainingWorker::MemoryBytes() const {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return int64_t{usage.ru_maxrss} * 1024 / options_.workers_in_process;
+}
+
+int UsableCores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
+  return std::max(1, CPU_COUNT(&set));
+}
+
+// The threads a worker computes with: what the run says, or its share of this host's cores.
+int ThreadsOf(const proto::Plan& plan, int rank) {
+  if (plan.config().threads() > 0) return static_cast<int>(plan.config().threads());
+  std::string host;
+  for (const proto::Member& member : plan.members()) {
+    if (member.rank() == rank) host = member.host();
+  }
+  int neighbours = 0;
+  for (const proto::Member& member : plan.members()) {
+    neighbours += member.place() >= 0 && member.host() == host;
+  }
+  const auto cores = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
+  return std::max(1, std::min(UsableCores(), cores / std::max(1, neighbours)));
+}
+
+proto::Join MakeJoin(int rank) {
+  proto::Join join;
+  char host[256] = "";
+  gethostname(host, sizeof(host) - 1);
+  join.set_rank(rank);
+  join.set_pid(getpid());
+  join.set_host(host);
+  join.set_cores(UsableCores());
+  join.set_device("cpu");
+  join.set_library_versions(MatMulLibrary());
+  join.set_incarnation(static_cast<uint64_t>(RealClock().NowMicros()));
+  return join;
+}
+
+HostMap HostsOf(const proto::Plan& plan, int size, uint64_t generation) {
+  HostMap hosts;
+  hosts.generation = generation;
+  hosts.world_rank_of.assign(size, -1);
+  for (const proto::Member& member : plan.members()) {
+    if (member.place() >= 0) hosts.world_rank_of[member.place()] = member.rank();
+  }
+  return hosts;
+}
+
+}  // namespace
+
+Status RunTrainingWorker(const TrainingWorkerOptions& options) {
+  const int rank = options.transport->world_rank();
+  ControlClientOptions control;
+  control.coordinator = options.coordinator;
+  // The client may learn of an abort while this thread waits for a peer: the groups end the wait.
+  struct Interrupt {
+    std::mutex mutex;
+    ProcessGroups* groups = nullptr;
+    Status why;
+  };
+  auto interrupt = std::make_shared<Interrupt>();
+  control.on_abort = [interrupt](const Status& why) {
+    std::lock_guard lock(interrupt->mutex);
+    interrupt->why = why;
+    if (interrupt->groups != nullptr) interrupt->groups->Revoke(why.message());
+  };
+  ASSIGN_OR_RETURN(std::unique_ptr<ControlClient> client,
+                   ControlClient::Connect(control, MakeJoin(rank)));
+  const proto::Plan& plan = client->plan();
+  if (plan.place() < 0) return client->Finish();  // a parked spare
+
+  const proto::LayoutConfig& layout = plan.config().layout();
+  const Mesh mesh(static_cast<int>(layout.data()), static_cast<int>(layout.tensor()),
+                  static_cast<int>(layout.pipeline()));
+  ProcessGroups groups(options.transport, mesh, HostsOf(plan, mesh.size(), client->generation()),
+                       plan.place());
+  Status status;
+  {
+    std::lock_guard lock(interrupt->mutex);
+    interrupt->groups = &groups;
+    status = interrupt->why;
+  }
+  if (status.ok()) {
+    Stream stream(ThreadsOf(plan, rank));
+    TrainingWorker worker(options, plan, client.get(), &stream, &groups);
+    status = worker.SetUp();
+    if (status.ok()) status = worker.Train();
+  }
+  {
+    std::lock_guard lock(interrupt->mutex);
+    interrupt->groups = nullptr;
+    // What the coordinator said explains an interrupted wait better than the wait itself.
+    if (!status.ok() && !interrupt->why.ok()) status = interrupt->why;
+  }
+  if (status.ok()) return client->Finish();
+  client->Fail(status);
+  return status;
+}
+
+}  // namespace trireme

@@ -1,0 +1,32 @@
+// TrainingWorker: one worker of a run, in a process or a thread of its own. Joins the coordinator,
+// takes its place in the mesh, and trains until it is told to stop.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "cluster/base/status.h"
+#include "cluster/comm/communicator.h"
+#include "cluster/rpc/endpoint.h"
+
+namespace trireme {
+
+struct TrainingWorkerOptions {
+  Endpoint coordinator;
+  // The transport's factory of this rank; the rank is the worker's name in the run. Outlives the
+  // call. Rank 0 of a world is the coordinator and never a worker.
+  CommunicatorFactory* transport = nullptr;
+  // Workers that share this process, for the memory that each reports.
+  int workers_in_process = 1;
+};
+
+// Trains. Ok: all steps are done. kStopped: stopped on request with a checkpoint. kUnavailable: the
+// run was ended because somebody was lost. Others: what went wrong here, already told to the
+// coordinator.
+Status RunTrainingWorker(const TrainingWorkerOptions& options);
+
+// The best of a few single-precision (or bf16) matrix products of 1024^3 with these threads, in
+// FLOP/s: what `mfu` is a share of.
+double MeasureProductPeak(class Stream& stream, bool bf16);
+
+}  // namespace trireme
