@@ -206,14 +206,14 @@ class AttentionDecodeTest : public testing::TestWithParam<std::tuple<DType, int6
 
 TEST_P(AttentionDecodeTest, EqualsTheWholeForwardPass) {
   const auto [dtype, queries] = GetParam();
-  constexpr int64_t kCapacity = 700;
-  const int64_t filled[] = {queries, 650};
+  constexpr int64_t kCapacity = 330;
+  const int64_t filled[] = {queries, 300};
   const Owned lengths = [&] {
     Owned l(DType::kI32, {2});
     for (int b = 0; b < 2; ++b) l.Set(b, filled[b]);
     return l;
   }();
-  const Case c{2, kCapacity, 6, 2, 24, dtype, false};
+  const Case c{2, kCapacity, 6, 2, 20, dtype, false};
   const Fused fused(c, 1);
   const float scale = 0.3f;
   const int64_t width = c.query_heads * c.head_dim;

@@ -1,0 +1,107 @@
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "worker/kernels/dispatch.h"
+#include "worker/kernels/vector.h"
+#include "worker/optimizer/adamw.h"
+
+namespace trireme {
+namespace {
+
+constexpr int64_t kBlock = 1 << 14;  // elements a parallel block
+
+Vec SquareRoot(Vec x) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Vec>(_mm512_maskz_sqrt_ps(0xffff, reinterpret_cast<__m512>(x)));
+#else
+  Vec root;
+  for (int i = 0; i < kLanes; ++i) root[i] = std::sqrt(x[i]);
+  return root;
+#endif
+}
+
+// The step's numbers, rounded once from double.
+struct Factors {
+  float gradient, m_keep, m_new, v_keep, v_new, keep;
+  // p -= lr / c1 * m / (sqrt(v) / sqrt(c2) + eps), with c = 1 - beta^t
+  float rate, root_inverse, eps;
+};
+
+Factors FactorsOf(const AdamWStep& step) {
+  const double c1 = 1 - std::pow(step.beta1, static_cast<double>(step.t));
+  const double c2 = 1 - std::pow(step.beta2, static_cast<double>(step.t));
+  Factors f;
+  f.gradient = static_cast<float>(step.gradient_scale);
+  f.m_keep = static_cast<float>(step.beta1);
+  f.m_new = static_cast<float>(1 - step.beta1);
+  f.v_keep = static_cast<float>(step.beta2);
+  f.v_new = static_cast<float>(1 - step.beta2);
+  f.keep = static_cast<float>(1 - step.lr * step.weight_decay);
+  f.rate = static_cast<float>(step.lr / c1);
+  f.root_inverse = static_cast<float>(1 / std::sqrt(c2));
+  f.eps = static_cast<float>(step.eps);
+  return f;
+}
+
+void Update(const AdamWSlice& s, int64_t begin, int64_t end, const Factors& f) {
+  const float keep = s.decay ? f.keep : 1.0f;
+  ForLanes(end - begin, [&](int64_t offset, auto count) {
+    const int64_t i = begin + offset;
+    const Vec g = Load(s.gradient + i, count) * f.gradient;
+    const Vec m = Fma(Load(s.m + i, count), Broadcast(f.m_keep), g * f.m_new);
+    const Vec v = Fma(Load(s.v + i, count), Broadcast(f.v_keep), g * g * f.v_new);
+    const Vec root = Fma(SquareRoot(v), Broadcast(f.root_inverse), Broadcast(f.eps));
+    const Vec p = Fma(m / root, Broadcast(-f.rate), Load(s.p + i, count) * keep);
+    Store(s.m_next + i, m, count);
+    Store(s.v_next + i, v, count);
+    Store(s.p_next + i, p, count);
+    if (s.p_compute != nullptr) Store(s.p_compute + i, p, count);
+  });
+}
+
+double SumOfSquares(const float* x, int64_t n) {
+  constexpr int64_t kDoubles = 8;
+  using Doubles = double __attribute__((vector_size(64)));
+  Doubles sum[2] = {};
+  ForLanes(n, [&](int64_t i, auto count) {
+    const Vec v = Load(x + i, count);
+    for (int half = 0; half < 2; ++half) {
+      Doubles wide;
+      for (int j = 0; j < kDoubles; ++j) wide[j] = v[half * kDoubles + j];
+      sum[half] += wide * wide;
+    }
+  });
+  Doubles both = sum[0] + sum[1];
+  for (int width = kDoubles / 2; width > 0; width /= 2) {
+    for (int j = 0; j < width; ++j) both[j] += both[j + width];
+  }
+  return both[0];
+}
+
+}  // namespace
+
+void AdamW(Stream& stream, std::span<const AdamWSlice> slices, const AdamWStep& step) {
+  CHECK_GE(step.t, 1);
+  const Factors factors = FactorsOf(step);
+  // first[s]: the number of blocks before slice s.
+  std::vector<int64_t> first(slices.size() + 1, 0);
+  for (size_t s = 0; s < slices.size(); ++s) {
+    first[s + 1] = first[s] + CeilDivide(slices[s].n, kBlock);
+  }
+  stream.ParallelFor(first.back(), [&](int64_t task) {
+    const size_t s = std::upper_bound(first.begin(), first.end(), task) - first.begin() - 1;
+    const int64_t begin = (task - first[s]) * kBlock;
+    Update(slices[s], begin, std::min(slices[s].n, begin + kBlock), factors);
+  });
+}
+
+void SumsOfSquares(Stream& stream, const float* x, std::span<const int64_t> edges, double* out) {
+  if (edges.size() < 2) return;
+  stream.ParallelFor(static_cast<int64_t>(edges.size()) - 1, [&](int64_t i) {
+    CHECK_LE(edges[i], edges[i + 1]);
+    out[i] = SumOfSquares(x + edges[i], edges[i + 1] - edges[i]);
+  });
+}
+
+}  // namespace trireme
