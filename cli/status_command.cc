@@ -1,0 +1,34 @@
+// trireme status RUN_DIR: a run seen from any terminal.
+#include <iostream>
+
+#include "cli/command.h"
+#include "coordinator/run_status.h"
+
+namespace trireme {
+namespace {
+
+struct Options {
+  std::string run_dir;
+  int events = 10;
+  bool json = false;
+};
+
+Status Run(const Options& options) {
+  ASSIGN_OR_RETURN(const RunStatus status, ReadRunStatus(options.run_dir, options.events));
+  std::cout << (options.json ? RunStatusJson(status) + "\n" : RunStatusText(status));
+  return OkStatus();
+}
+
+const RegisterCommand kCommand(
+    {"status", "show a run: its members, step, rates and last events", "trireme status runs/demo",
+     [](CLI::App& app) -> std::function<Status()> {
+       const auto options = std::make_shared<Options>();
+       app.add_option("run_dir", options->run_dir, "the run's folder (run.dir)")->required();
+       app.add_option("--events", options->events, "how many events to show")
+           ->check(CLI::Range(0, 1'000'000));
+       app.add_flag("--json", options->json, "print one JSON object");
+       return [options] { return Run(*options); };
+     }});
+
+}  // namespace
+}  // namespace trireme
