@@ -1,6 +1,7 @@
 #include "storage/stored_box.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "storage/element_conversion.h"
 
@@ -101,7 +102,8 @@ struct DimGroup {
   int begin, end;
 };
 
-std::vector<DimGroup> GroupDims(const Shape& view_shape, const Shape& published_shape) {
+std::optional<std::vector<DimGroup>> GroupDims(const Shape& view_shape,
+                                               const Shape& published_shape) {
   std::vector<DimGroup> groups;
   int d = 0;
   const int rank = static_cast<int>(view_shape.size());
@@ -112,22 +114,26 @@ std::vector<DimGroup> GroupDims(const Shape& view_shape, const Shape& published_
     while (d < rank && (d == begin || product < published_shape[p] || last)) {
       product *= view_shape[d++];
     }
-    CHECK_EQ(product, published_shape[p])
-        << ShapeToString(view_shape) << " is no view of " << ShapeToString(published_shape);
+    if (product != published_shape[p]) return std::nullopt;
     groups.push_back({begin, d});
   }
-  CHECK_EQ(d, rank) << ShapeToString(view_shape) << " is no view of "
-                    << ShapeToString(published_shape);
+  if (d != rank) return std::nullopt;
   return groups;
 }
 
 }  // namespace
 
+bool IsViewOf(const Shape& view_shape, const Shape& published_shape) {
+  return view_shape == published_shape || GroupDims(view_shape, published_shape).has_value();
+}
+
 std::vector<ViewedBox> PublishedBoxes(const Shape& view_shape, const Shape& published_shape,
                                       const Box& box) {
   if (view_shape == published_shape) return {{box, box}};
   if (box.empty()) return {};
-  const std::vector<DimGroup> groups = GroupDims(view_shape, published_shape);
+  const auto found = GroupDims(view_shape, published_shape);
+  CHECK(found) << ShapeToString(view_shape) << " is no view of " << ShapeToString(published_shape);
+  const std::vector<DimGroup>& groups = *found;
   // Dims whose index must be fixed for the rest of their group to be one run: all before the last
   // dim that the box does not hold whole.
   std::vector<int> split;

@@ -36,8 +36,11 @@ struct ViewedBox {
   Box published;
 };
 
-// Cuts `box` of the view into boxes of the published tensor. Consecutive dims of `view_shape`
-// multiply to each dim of `published_shape` (CHECKed). Equal shapes give one pair.
+// True when consecutive dims of `view_shape` multiply to each dim of `published_shape`.
+bool IsViewOf(const Shape& view_shape, const Shape& published_shape);
+
+// Cuts `box` of the view into boxes of the published tensor. CHECKs IsViewOf. Equal shapes give one
+// pair.
 std::vector<ViewedBox> PublishedBoxes(const Shape& view_shape, const Shape& published_shape,
                                       const Box& box);
 
