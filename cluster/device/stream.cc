@@ -121,8 +121,8 @@ void Stream::Copy(void* target, const void* source, int64_t bytes) {
   std::memcpy(target, source, bytes);
 }
 void Stream::Fill(void* target, int byte, int64_t bytes) { std::memset(target, byte, bytes); }
-Event Stream::Record() { return Event(); }
-void Stream::Wait(const Event&) {}
+StreamEvent Stream::Record() { return StreamEvent(); }
+void Stream::Wait(const StreamEvent&) {}
 void Stream::Synchronize() {}
 
 }  // namespace trireme

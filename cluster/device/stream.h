@@ -29,7 +29,7 @@ class FunctionRef<R(Args...)> {
 };
 
 // A point in a stream's order; other streams and the host can wait for it.
-class Event {
+class StreamEvent {
  public:
   // Blocks the host until the work before the event is done.
   void Synchronize() const {}
@@ -55,8 +55,8 @@ class Stream {
   // Ordered on the stream.
   void Copy(void* target, const void* source, int64_t bytes);
   void Fill(void* target, int byte, int64_t bytes);
-  Event Record();
-  void Wait(const Event& event);
+  StreamEvent Record();
+  void Wait(const StreamEvent& event);
   // Blocks the host until all work is done. A device error ends the process with one line.
   void Synchronize();
 
