@@ -40,7 +40,7 @@ struct UpdateSlice {
   int64_t n;
   bool decay;
 };
-// Called once a bucket; element-wise work only.
+// Called once a step with all slices; element-wise work only.
 using UpdateFunction = std::function<void(std::span<const UpdateSlice>)>;
 // out[i] = sum of squares of x[edges[i]] .. x[edges[i + 1] - 1] in f64, in a fixed order.
 using SumsOfSquaresFunction =

@@ -41,11 +41,15 @@ Communicator* ProcessGroups::Among(const std::string& name, const std::vector<in
   CHECK_GE(group_id, kFirstFreeId);
   std::unique_ptr<Communicator> group = Create(name, ranks, group_id);
   if (group == nullptr) return nullptr;
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (revoked_) group->Revoke(*revoked_);
   others_.push_back(std::move(group));
   return others_.back().get();
 }
 
 void ProcessGroups::Revoke(const std::string& reason) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  revoked_ = reason;
   if (world_ != nullptr) world_->Revoke(reason);
   for (const auto& axis : axes_) {
     if (axis != nullptr) axis->Revoke(reason);

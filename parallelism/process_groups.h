@@ -4,6 +4,8 @@
 
 #include <array>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -33,7 +35,7 @@ class ProcessGroups {
   static constexpr uint16_t kFirstFreeId = 16;
   Communicator* Among(const std::string& name, const std::vector<int>& ranks, uint16_t group_id);
 
-  // Ends every group; see Communicator::Revoke. Callable from any thread, but not while Among is.
+  // Ends every group, also those made later; see Communicator::Revoke. Callable from any thread.
   void Revoke(const std::string& reason);
 
  private:
@@ -46,7 +48,9 @@ class ProcessGroups {
   int rank_;
   std::array<std::unique_ptr<Communicator>, kAxisCount> axes_;
   std::unique_ptr<Communicator> world_;
+  std::mutex mutex_;  // guards what follows
   std::vector<std::unique_ptr<Communicator>> others_;
+  std::optional<std::string> revoked_;  // the reason
 };
 
 // Every logical rank on the process of the same number.
