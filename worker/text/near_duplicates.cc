@@ -115,8 +115,6 @@ std::vector<uint64_t> Shingles(std::string_view text) {
   for (size_t i = 0; i + length <= words.size(); ++i) {
     shingles.push_back(XXH3_64bits(words.data() + i, length * sizeof(uint64_t)));
   }
-  std::sort(shingles.begin(), shingles.end());
-  shingles.erase(std::unique(shingles.begin(), shingles.end()), shingles.end());
   return shingles;
 }
 

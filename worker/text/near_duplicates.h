@@ -24,7 +24,8 @@ struct DuplicateSignature {
   std::array<uint64_t, kMinHashBands> bands = {};  // a hash a band, never 0
 };
 
-// The set that similarity is measured on: hashes of all runs of five words, each once, ascending.
+// What similarity is measured on: hashes of all runs of five words, as a set (repeats stand where
+// they come; minima do not see them).
 // Words are runs of letters, marks and digits in lower case; in scripts written without spaces
 // (Han, kana, Thai, Lao, Khmer, Myanmar) every character is a word. A text of fewer than five words
 // has one shingle, all of it.

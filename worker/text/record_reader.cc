@@ -214,8 +214,13 @@ class JsonlReader : public RecordReader {
 // csv: RFC 4180, quotes may hold separators and line breaks. tsv: no quoting, a row is a line.
 class TableReader : public RecordReader {
  public:
-  TableReader(ByteStream* stream, bool csv, std::string where, const TextSourceOptions& options)
-      : lines_(stream, where, options), csv_(csv), where_(std::move(where)), options_(options) {
+  TableReader(ByteStream* stream, bool csv, bool found, std::string where,
+              const TextSourceOptions& options)
+      : lines_(stream, where, options),
+        csv_(csv),
+        may_lack_text_(found && options.field == TextSourceOptions().field),
+        where_(std::move(where)),
+        options_(options) {
     const std::string& field = options_.field;
     const auto parsed = std::from_chars(field.data(), field.data() + field.size(), column_);
     numbered_ = parsed.ec == std::errc() && parsed.ptr == field.data() + field.size();
@@ -227,6 +232,10 @@ class TableReader : public RecordReader {
       ASSIGN_OR_RETURN(const bool more, NextRow());
       if (!more) return false;
       const auto found = std::find(cells_.begin(), cells_.end(), options_.field);
+      if (found == cells_.end() && may_lack_text_) {
+        lacks_text_ = true;
+        return false;
+      }
       if (found == cells_.end()) {
         std::string names;
         for (const std::string& cell : cells_) names += StrCat(names.empty() ? "" : ", ", cell);
@@ -248,6 +257,7 @@ class TableReader : public RecordReader {
     document->text = std::move(cells_[static_cast<size_t>(column_ - 1)]);
     return true;
   }
+  bool lacks_text() const override { return lacks_text_; }
 
  private:
   Result<bool> NextRow() {
@@ -312,6 +322,8 @@ class TableReader : public RecordReader {
 
   LineReader lines_;
   bool csv_;
+  bool may_lack_text_;
+  bool lacks_text_ = false;
   std::string where_;
   TextSourceOptions options_;
   bool numbered_ = false;
@@ -349,7 +361,7 @@ TextKind TextKindOf(const std::string& name) {
 }
 
 std::unique_ptr<RecordReader> OpenRecords(ByteStream* stream, Content content,
-                                          const std::string& where,
+                                          const std::string& where, bool found,
                                           const TextSourceOptions& options) {
   switch (content) {
     case Content::kPlain:
@@ -359,7 +371,7 @@ std::unique_ptr<RecordReader> OpenRecords(ByteStream* stream, Content content,
       return std::make_unique<JsonlReader>(stream, where, options);
     case Content::kCsv:
     case Content::kTsv:
-      return std::make_unique<TableReader>(stream, content == Content::kCsv, where, options);
+      return std::make_unique<TableReader>(stream, content == Content::kCsv, found, where, options);
     case Content::kOther:
     case Content::kTar:
       break;

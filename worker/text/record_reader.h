@@ -25,12 +25,15 @@ class RecordReader {
   virtual ~RecordReader() = default;
   // As TextSource::Next.
   virtual Result<bool> Next(Document* document) = 0;
+  // Whether the end came at once because the table has no column of text.
+  virtual bool lacks_text() const { return false; }
 };
 
 // `stream` is not owned and outlives the reader. `where`: the file's name for messages and ids.
-// `content` is neither kOther nor kTar.
+// `content` is neither kOther nor kTar. `found`: met in a folder or tar rather than named by the
+// user; a table that has no column of the default name is then left out instead of refused.
 std::unique_ptr<RecordReader> OpenRecords(ByteStream* stream, TextKind::Content content,
-                                          const std::string& where,
+                                          const std::string& where, bool found,
                                           const TextSourceOptions& options);
 
 }  // namespace trireme

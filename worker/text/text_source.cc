@@ -23,7 +23,12 @@ bool IsHidden(const std::string& path) {
   return !name.empty() && name[0] == '.';
 }
 
-Status AddFolder(const std::string& folder, std::vector<std::string>* files, int64_t* skipped) {
+struct InputFile {
+  std::string path;
+  bool found = false;  // in a folder, rather than named
+};
+
+Status AddFolder(const std::string& folder, std::vector<InputFile>* files, int64_t* skipped) {
   std::vector<std::string> found;
   std::error_code error;
   fs::recursive_directory_iterator it(folder, error);
@@ -44,18 +49,18 @@ Status AddFolder(const std::string& folder, std::vector<std::string>* files, int
   if (error) return DataLossError(StrCat(folder, ": cannot be listed: ", error.message()));
   if (found.empty()) return DataLossError(StrCat(folder, ": holds no text (", kKinds, ")"));
   std::sort(found.begin(), found.end());
-  files->insert(files->end(), found.begin(), found.end());
+  for (std::string& path : found) files->push_back({std::move(path), true});
   return OkStatus();
 }
 
-Status AddPath(const std::string& path, std::vector<std::string>* files, int64_t* skipped) {
+Status AddPath(const std::string& path, std::vector<InputFile>* files, int64_t* skipped) {
   std::error_code ignored;
   if (fs::is_directory(path, ignored)) return AddFolder(path, files, skipped);
   if (fs::exists(path, ignored)) {
     if (TextKindOf(path).content == Content::kOther) {
       return DataLossError(StrCat(path, ": not a kind of text that is read (", kKinds, ")"));
     }
-    files->push_back(path);
+    files->push_back({path});
     return OkStatus();
   }
   if (path.find_first_of("*?[") == std::string::npos) {
@@ -74,7 +79,7 @@ Status AddPath(const std::string& path, std::vector<std::string>* files, int64_t
     } else if (TextKindOf(match).content == Content::kOther) {
       ++*skipped;
     } else {
-      files->push_back(match);
+      files->push_back({match});
     }
   }
   if (files->size() == before) {
@@ -85,11 +90,11 @@ Status AddPath(const std::string& path, std::vector<std::string>* files, int64_t
 
 class FileTextSource : public TextSource {
  public:
-  FileTextSource(std::vector<std::string> paths, int64_t skipped, TextSourceOptions options)
-      : paths_(std::move(paths)), options_(std::move(options)), files_skipped_(skipped) {
-    for (const std::string& path : paths_) {
+  FileTextSource(std::vector<InputFile> inputs, int64_t skipped, TextSourceOptions options)
+      : inputs_(std::move(inputs)), options_(std::move(options)), files_skipped_(skipped) {
+    for (const InputFile& input : inputs_) {
       std::error_code error;
-      const auto size = fs::file_size(path, error);
+      const auto size = fs::file_size(input.path, error);
       if (!error) bytes_ += static_cast<int64_t>(size);
     }
   }
@@ -99,6 +104,7 @@ class FileTextSource : public TextSource {
       if (records_ != nullptr) {
         ASSIGN_OR_RETURN(const bool more, records_->Next(document));
         if (more) return true;
+        files_skipped_ += records_->lacks_text() ? 1 : 0;
         CloseRecords();
       }
       if (tar_ != nullptr) {
@@ -107,19 +113,20 @@ class FileTextSource : public TextSource {
         continue;
       }
       CloseFile();
-      if (next_ == paths_.size()) return false;
-      RETURN_IF_ERROR(OpenFile(paths_[next_++]));
+      if (next_ == inputs_.size()) return false;
+      RETURN_IF_ERROR(OpenFile(inputs_[next_++]));
     }
   }
 
   int64_t files_read() const override { return static_cast<int64_t>(next_); }
-  int64_t files() const override { return static_cast<int64_t>(paths_.size()); }
+  int64_t files() const override { return static_cast<int64_t>(inputs_.size()); }
   int64_t files_skipped() const override { return files_skipped_; }
   int64_t bytes_read() const override { return bytes_read_; }
   int64_t bytes() const override { return bytes_; }
 
  private:
-  Status OpenFile(const std::string& path) {
+  Status OpenFile(const InputFile& input) {
+    const std::string& path = input.path;
     ASSIGN_OR_RETURN(file_, OpenFileStream(path, &bytes_read_));
     const TextKind kind = TextKindOf(path);
     ByteStream* stream = file_.get();
@@ -128,7 +135,7 @@ class FileTextSource : public TextSource {
       stream = decompressed_.get();
     }
     if (kind.content != Content::kTar) {
-      OpenContent(stream, kind.content, path);
+      OpenContent(stream, kind.content, path, input.found);
       return OkStatus();
     }
     tar_name_ = path;
@@ -153,14 +160,14 @@ class FileTextSource : public TextSource {
         ASSIGN_OR_RETURN(entry_, OpenDecompressed(stream, kind.compression, where));
         stream = entry_.get();
       }
-      OpenContent(stream, kind.content, where);
+      OpenContent(stream, kind.content, where, true);
       return true;
     }
   }
 
-  void OpenContent(ByteStream* stream, Content content, const std::string& where) {
+  void OpenContent(ByteStream* stream, Content content, const std::string& where, bool found) {
     marked_ = OpenWithoutByteOrderMark(stream);
-    records_ = OpenRecords(marked_.get(), content, where, options_);
+    records_ = OpenRecords(marked_.get(), content, where, found, options_);
   }
   // Readers stand on the streams below them: closed from the top.
   void CloseRecords() {
@@ -175,7 +182,7 @@ class FileTextSource : public TextSource {
     file_.reset();
   }
 
-  std::vector<std::string> paths_;
+  std::vector<InputFile> inputs_;
   TextSourceOptions options_;
   size_t next_ = 0;
   int64_t files_skipped_ = 0;
@@ -195,7 +202,7 @@ class FileTextSource : public TextSource {
 Result<std::unique_ptr<TextSource>> TextSource::Open(const std::vector<std::string>& paths,
                                                      const TextSourceOptions& options) {
   if (paths.empty()) return InvalidArgumentError("no text named; expected files, folders or globs");
-  std::vector<std::string> files;
+  std::vector<InputFile> files;
   int64_t skipped = 0;
   for (const std::string& path : paths) RETURN_IF_ERROR(AddPath(path, &files, &skipped));
   return std::unique_ptr<TextSource>(

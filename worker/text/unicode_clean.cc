@@ -174,14 +174,24 @@ class Sweeper {
       case Fate::kZeroWidth:
         return Count(TextChange::kZeroWidth);
       case Fate::kJoiner: {
-        UChar32 after = 0;
-        if (next < size) U8_GET(reinterpret_cast<const uint8_t*>(in_.data()), 0, next, size, after);
-        if (!JoinerHasEffect(previous_, std::max(after, 0))) {
+        if (!JoinerHasEffect(previous_, NextKept(next, size))) {
           return Count(TextChange::kZeroWidth);
         }
         return AppendCodePoint(c, &out_);
       }
     }
+  }
+
+  // The first character from `i` on that will not be taken out; 0 at the end. Looks no further than
+  // what text in use has between two letters, so that long runs of joiners cost no more.
+  UChar32 NextKept(int32_t i, int32_t size) const {
+    for (int looked = 0; i < size && looked < 16; ++looked) {
+      UChar32 c;
+      U8_NEXT(in_.data(), i, size, c);
+      const Fate fate = FateOf(c);
+      if (fate != Fate::kControl && fate != Fate::kZeroWidth && fate != Fate::kJoiner) return c;
+    }
+    return 0;
   }
 
   void EndLine() {
@@ -195,7 +205,7 @@ class Sweeper {
     EndLine();
     previous_ = 0;
     const size_t size = out_.size();
-    const bool blank = size >= 2 && out_[size - 1] == '\n' && out_[size - 2] == '\n';
+    const bool blank = size >= 3 && out_.compare(size - 3, 3, "\n\n\n") == 0;
     if (out_.empty() || blank) {
       Count(TextChange::kWhitespace);
     } else {

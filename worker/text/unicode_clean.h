@@ -35,7 +35,8 @@ std::optional<size_t> FirstInvalidUtf8(std::string_view text);
 
 // NFC; line ends become '\n'; spaces of every width become ' '; control, zero-width and
 // non-characters go (joiners stay where scripts and emoji need them); no space before a line's end,
-// at most one blank line in a row, none at the ends. `text` is valid UTF-8. Adds to `changes`.
+// at most two blank lines in a row (as between functions of code), none at the ends. `text` is
+// valid UTF-8. Adds to `changes`.
 void CleanUnicode(std::string* text, TextChanges* changes);
 
 // Unicode's full, locale-independent lower-casing, in NFC afterwards.
