@@ -39,6 +39,8 @@ class TokenFileTest : public ::testing::Test {
     return text.str();
   }
   static void WriteAll(const std::string& path, const std::string& bytes) {
+    // A new file each time: cutting an old one makes some file systems write it out at once.
+    fs::remove(path);
     std::ofstream(path, std::ios::binary) << bytes;
   }
   // Three documents: 5 6 7 | 8 | 9 10.

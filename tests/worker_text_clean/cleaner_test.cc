@@ -3,11 +3,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cctype>
 #include <cstdlib>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "cluster/base/rng.h"
 #include "tests/worker_text_clean/text_test_files.h"
+#include "worker/text/byte_stream.h"
 
 namespace trireme {
 namespace {
@@ -168,25 +171,84 @@ TEST(SymbolShareTest, CountsWhatIsNeitherWordNorSpace) {
   EXPECT_DOUBLE_EQ(SymbolShare("\u4E2D\u6587\uFF0C\u3002"), 0.5);
 }
 
-// Real pages with the text that belongs in them (4-grams of words, as the benchmark scores).
+// Runs of four words, with how often each occurs.
+std::map<std::string, int> FourGrams(const std::string& text) {
+  std::vector<std::string> words(1);
+  for (const char c : text) {
+    const bool word = (c & 0x80) != 0 || std::isalnum(static_cast<unsigned char>(c)) != 0;
+    if (word) words.back().push_back(c);
+    if (!word && !words.back().empty()) words.emplace_back();
+  }
+  std::map<std::string, int> grams;
+  for (size_t i = 0; i + 4 <= words.size(); ++i) {
+    ++grams[words[i] + " " + words[i + 1] + " " + words[i + 2] + " " + words[i + 3]];
+  }
+  return grams;
+}
+
+// {precision, recall} of `found` against `expected`.
+std::pair<double, double> Score(const std::string& found, const std::string& expected) {
+  const auto ours = FourGrams(found);
+  const auto theirs = FourGrams(expected);
+  double common = 0;
+  double ours_all = 0;
+  double theirs_all = 0;
+  for (const auto& [gram, count] : ours) {
+    ours_all += count;
+    const auto other = theirs.find(gram);
+    if (other != theirs.end()) common += std::min(count, other->second);
+  }
+  for (const auto& [gram, count] : theirs) theirs_all += count;
+  return {ours_all > 0 ? common / ours_all : 0, theirs_all > 0 ? common / theirs_all : 0};
+}
+
+std::string ReadTarEntry(const std::string& tar, const std::string& suffix) {
+  auto file = OpenFileStream(tar, nullptr).value();
+  auto plain = OpenDecompressed(file.get(), CompressionOf(tar), tar).value();
+  auto reader = OpenTar(plain.get(), tar).value();
+  std::string name;
+  while (reader->Next(&name).value()) {
+    if (!name.ends_with(suffix)) continue;
+    std::string content;
+    char block[1 << 14];
+    while (const size_t count = reader->entry()->Read(block, sizeof(block)).value()) {
+      content.append(block, count);
+    }
+    return content;
+  }
+  return "";
+}
+
+// Real pages with the text that belongs in them, scored as scrapinghub's
+// article-extraction-benchmark does. Measured: precision 0.857, recall 0.984.
 TEST_F(CleanerTest, RealPagesGiveTheirArticles) {
   const char* shared = std::getenv("TRIREME_SHARED");
   if (shared == nullptr) GTEST_SKIP() << "TRIREME_SHARED is not set";
   const std::string tar = StrCat(shared, "/data/html_article_extraction.tar.zst");
   ASSERT_TRUE(std::filesystem::exists(tar)) << tar;
+  const auto expected = nlohmann::json::parse(ReadTarEntry(tar, "ground-truth.json"));
   CleanOptions options;
   options.near_duplicates = options.exact_duplicates = false;
   options.characters_min = 0;
-  std::map<std::string, std::string> texts;
+  double precision = 0;
+  double recall = 0;
+  int pages = 0;
   const auto report = CleanCorpus(
       {tar}, options,
       [&](const std::string& id, const std::string& text) {
-        texts[id.substr(id.rfind('/') + 1, 64)] = text;
+        const auto article = expected.find(id.substr(id.rfind('/') + 1, 64));
+        if (article == expected.end()) return OkStatus();
+        const auto score = Score(text, (*article)["articleBody"]);
+        precision += score.first;
+        recall += score.second;
+        ++pages;
         return OkStatus();
       },
       nullptr);
   ASSERT_TRUE(report.ok()) << report.status().message();
-  EXPECT_EQ(report->output.documents, 182) << "181 pages and the README";
+  ASSERT_EQ(pages, 181);
+  EXPECT_GT(precision / pages, 0.84);
+  EXPECT_GT(recall / pages, 0.97);
 }
 
 }  // namespace

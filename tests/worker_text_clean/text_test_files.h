@@ -39,6 +39,8 @@ class TextFilesTest : public ::testing::Test {
   std::string Write(const std::string& name, const std::string& bytes) const {
     const std::string path = Path(name);
     std::filesystem::create_directories(std::filesystem::path(path).parent_path());
+    // A new file each time: cutting an old one makes some file systems write it out at once.
+    std::filesystem::remove(path);
     std::ofstream(path, std::ios::binary) << bytes;
     return path;
   }
