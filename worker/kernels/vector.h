@@ -24,14 +24,28 @@ using AllLanes = std::integral_constant<int64_t, kLanes>;
 
 inline Vec Broadcast(float x) { return x - Vec{}; }
 inline Vec ToVec(VecHalfBits x) {
+#if defined(__AVX512F__)
+  const __m512i wide = _mm512_maskz_cvtepu16_epi32(0xffff, reinterpret_cast<__m256i>(x));
+  return reinterpret_cast<Vec>(_mm512_maskz_slli_epi32(0xffff, wide, 16));
+#else
   return reinterpret_cast<Vec>(__builtin_convertvector(x, VecBits) << 16);
+#endif
 }
-// ToBFloat16 of every lane: half to even, NaN quiet.
+// ToBFloat16 of every lane: half to even, NaN quiet. (vcvtneps2bf16 would flush subnormals.)
 inline VecHalfBits ToHalfBits(Vec x) {
   const VecBits u = reinterpret_cast<VecBits>(x);
-  const VecBits rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
-  const VecBits nan = (u >> 16) | 0x40;
-  return __builtin_convertvector((u & 0x7fffffff) > 0x7f800000 ? nan : rounded, VecHalfBits);
+  const VecBits rounded = u + 0x7fff + ((u >> 16) & 1);
+#if defined(__AVX512F__)
+  const __m512 value = reinterpret_cast<__m512>(x);
+  const __m512i bits = _mm512_mask_or_epi32(
+      reinterpret_cast<__m512i>(rounded), _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q),
+      reinterpret_cast<__m512i>(x), _mm512_set1_epi32(0x400000));
+  return reinterpret_cast<VecHalfBits>(
+      _mm512_maskz_cvtepi32_epi16(0xffff, _mm512_maskz_srli_epi32(0xffff, bits, 16)));
+#else
+  const VecBits bits = (u & 0x7fffffff) > 0x7f800000 ? u | 0x400000 : rounded;
+  return __builtin_convertvector(bits >> 16, VecHalfBits);
+#endif
 }
 
 // Lanes beyond the count are zero.
@@ -80,7 +94,37 @@ inline Vec Fma(Vec a, Vec b, Vec c) {
 #endif
 }
 
-inline Vec Maximum(Vec a, Vec b) { return a > b ? a : b; }
+// The larger, and b where one is NaN.
+inline Vec Maximum(Vec a, Vec b) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Vec>(
+      _mm512_maskz_max_ps(0xffff, reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b)));
+#else
+  return a > b ? a : b;
+#endif
+}
+inline Vec Minimum(Vec a, Vec b) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Vec>(
+      _mm512_maskz_min_ps(0xffff, reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b)));
+#else
+  return a < b ? a : b;
+#endif
+}
+
+// x 2^n for a whole n in [-150, 129], rounded once.
+inline Vec Scale(Vec x, Vec n) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Vec>(
+      _mm512_maskz_scalef_ps(0xffff, reinterpret_cast<__m512>(x), reinterpret_cast<__m512>(n)));
+#else
+  // In two factors: 2^n itself can be out of range.
+  const VecInt exponent = __builtin_convertvector(n, VecInt), half = exponent >> 1;
+  const Vec scale_1 = reinterpret_cast<Vec>((half + 127) << 23);
+  const Vec scale_2 = reinterpret_cast<Vec>((exponent - half + 127) << 23);
+  return x * scale_1 * scale_2;
+#endif
+}
 
 // Sum and maximum of the lanes, halves folded on halves.
 inline float Sum(Vec x) {
@@ -110,15 +154,12 @@ inline Vec KeepLanes(Vec x, int64_t count, float rest) {
 // e^x within 1.1 units in the last place (measured over all floats), exactly 1 at 0; gradual
 // underflow below -87.3, infinity above 88.73, NaN stays NaN.
 //
-// x = n ln 2 + r with |r| <= ln 2 / 2, the polynomial of Cephes' expf in r, and 2^n applied in two
-// factors, so that subnormal results round once.
+// x = n ln 2 + r with |r| <= ln 2 / 2, and the polynomial of Cephes' expf in r.
 inline Vec Exp(Vec x) {
-  const Vec low = Broadcast(-104.0f), high = Broadcast(89.0f);
-  x = x < low ? low : x;  // NaN compares false and passes
-  x = x > high ? high : x;
-  const Vec round = Broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-  const Vec shifted = Fma(x, Broadcast(1.44269504f), round);
-  const Vec n = shifted - round;
+  x = Maximum(Broadcast(-104.0f), x);  // NaN passes
+  x = Minimum(Broadcast(89.0f), x);
+  const Vec round = Broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
+  const Vec n = Fma(x, Broadcast(1.44269504f), round) - round;
   Vec r = Fma(n, Broadcast(-0.693359375f), x);
   r = Fma(n, Broadcast(2.12194440e-4f), r);
   Vec p = Broadcast(1.9875691500e-4f);
@@ -127,12 +168,7 @@ inline Vec Exp(Vec x) {
   p = Fma(p, r, Broadcast(4.1665795894e-2f));
   p = Fma(p, r, Broadcast(1.6666665459e-1f));
   p = Fma(p, r, Broadcast(5.0000001201e-1f));
-  p = Fma(p * r, r, r) + 1.0f;
-  const VecInt exponent = reinterpret_cast<VecInt>(shifted) - static_cast<int32_t>(0x4b400000);
-  const VecInt half = exponent >> 1;
-  const Vec scale_1 = reinterpret_cast<Vec>((half + 127) << 23);
-  const Vec scale_2 = reinterpret_cast<Vec>((exponent - half + 127) << 23);
-  return p * scale_1 * scale_2;
+  return Scale(Fma(p * r, r, r) + 1.0f, n);
 }
 
 // 1 / (1 + e^-x).
