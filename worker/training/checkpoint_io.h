@@ -22,7 +22,8 @@ Status LoadState(const proto::Config& config, const std::string& checkpoint,
 
 // Writes this rank's boxes as chunks of the checkpoint of `step` and returns its part of the
 // manifest, for the coordinator to merge. Chunks without a manifest do not exist to readers.
-Result<std::string> WriteCheckpointPart(const proto::Config& config, int64_t step, int rank,
+Result<std::string> WriteCheckpointPart(const proto::Config& config, int64_t step,
+                                        uint64_t generation, int rank,
                                         const std::vector<StateTensor>& state,
                                         const std::vector<ParameterSpec>& specs);
 

@@ -11,6 +11,7 @@
 #include <mutex>
 
 #include "cluster/rpc/rpc_client.h"
+#include "parallelism/mesh.h"
 #include "proto/control.pb.h"
 
 namespace trireme {
@@ -61,6 +62,20 @@ PlannedFault FaultFromEnvironment() {
   fault.phase = phase;
   fault.action = action;
   return fault;
+}
+
+// Fills in where the worker of `rank` stands.
+void FindPlace(int rank, proto::Plan* plan) {
+  plan->set_place(-1);
+  for (const proto::Member& member : plan->members()) {
+    if (member.rank() == rank) plan->set_place(member.place());
+  }
+  const Mesh mesh(plan->data(), plan->tensor(), plan->pipeline(), plan->context());
+  if (plan->place() < 0 || plan->place() >= mesh.size()) return;
+  plan->set_data_index(mesh.Index(plan->place(), Axis::kData));
+  plan->set_tensor_index(mesh.Index(plan->place(), Axis::kTensor));
+  plan->set_pipeline_index(mesh.Index(plan->place(), Axis::kPipeline));
+  plan->set_context_index(mesh.Index(plan->place(), Axis::kContext));
 }
 
 void Commit(const PlannedFault& fault) {
@@ -302,6 +317,7 @@ class ControlClient::Impl {
       if (message.has_welcome()) lease_ms_ = message.welcome().lease_ms();
       if (message.has_plan() && !planned_) {
         plan_ = message.plan();
+        FindPlace(join_.rank(), &plan_);
         planned_ = true;
         step_ = plan_.start_step();
       }

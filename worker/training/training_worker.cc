@@ -36,6 +36,7 @@
 #include "worker/training/control_client.h"
 #include "worker/training/data_feed.h"
 #include "worker/training/run_setup.h"
+#include "worker/training/stop_requests.h"
 
 namespace trireme {
 namespace {
@@ -235,7 +236,8 @@ Status TrainingWorker::SaveCheckpoint(int64_t step) {
   proto::ChunkReport report;
   report.set_step(step);
   const Result<std::string> part =
-      WriteCheckpointPart(config_, step, groups_->rank(), store_->StateToSave(), store_->specs());
+      WriteCheckpointPart(config_, step, client_->generation(), groups_->rank(),
+                          store_->StateToSave(), store_->specs());
   if (part.ok()) {
     report.set_manifest_part(part.value());
   } else {
@@ -302,6 +304,21 @@ HostMap HostsOf(const proto::Plan& plan, int size, uint64_t generation) {
   return hosts;
 }
 
+// Hands this process' signals to the coordinator while the client lives.
+class StopHandler {
+ public:
+  StopHandler(StopRequests* stop, ControlClient* client) : stop_(stop) {
+    if (stop_ == nullptr) return;
+    stop_->SetHandler([client](const std::string& reason) { client->RequestStop(reason); });
+  }
+  ~StopHandler() {
+    if (stop_ != nullptr) stop_->SetHandler({});
+  }
+
+ private:
+  StopRequests* stop_;
+};
+
 }  // namespace
 
 Status RunTrainingWorker(const TrainingWorkerOptions& options) {
@@ -322,6 +339,7 @@ Status RunTrainingWorker(const TrainingWorkerOptions& options) {
   };
   ASSIGN_OR_RETURN(std::unique_ptr<ControlClient> client,
                    ControlClient::Connect(control, MakeJoin(rank)));
+  const StopHandler stop(options.stop, client.get());
   const proto::Plan& plan = client->plan();
   if (plan.place() < 0) return client->Finish();  // a parked spare
 

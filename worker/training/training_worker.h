@@ -18,6 +18,8 @@ struct TrainingWorkerOptions {
   CommunicatorFactory* transport = nullptr;
   // Workers that share this process, for the memory that each reports.
   int workers_in_process = 1;
+  // Signals that came to this process; may be null.
+  class StopRequests* stop = nullptr;
 };
 
 // Trains. Ok: all steps are done. kStopped: stopped on request with a checkpoint. kUnavailable: the

@@ -1,0 +1,220 @@
+// trireme eval: perplexity, and the baselines to hold it against.
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "cli/command.h"
+#include "cli/model_options.h"
+#include "cli/run_options.h"
+#include "storage/token_file.h"
+#include "worker/evaluation/perplexity.h"
+#include "worker/model/weight_source.h"
+#include "worker/text/text_source.h"
+
+namespace trireme {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct EvalCommand {
+  ModelOptions model;
+  std::vector<std::string> tasks;
+  std::string field = "text";
+  int64_t length = 0, limit = 0;
+  bool bos = false, json = false;
+};
+
+// A stream with what keeps it alive.
+struct OpenedStream {
+  TokenStream stream;
+  std::shared_ptr<TokenFile> file;
+  std::shared_ptr<std::vector<int32_t>> ids;
+};
+
+bool IsTokenFile(const std::string& path) {
+  return std::filesystem::exists(path + ".idx") || path.ends_with(".idx") || path.ends_with(".bin");
+}
+
+Result<OpenedStream> OpenTokens(const std::string& path) {
+  OpenedStream opened;
+  ASSIGN_OR_RETURN(opened.file, TokenFile::Open(path));
+  opened.stream.tokens = opened.file->tokens();
+  opened.stream.read = [file = opened.file](int64_t begin, std::span<int32_t> out) {
+    file->Read(begin, static_cast<int64_t>(out.size()), out.data());
+  };
+  return opened;
+}
+
+// One stream: documents joined by the end-of-text token, a single file without.
+Result<OpenedStream> OpenText(const std::string& path, const std::string& field,
+                              const Tokenizer* tokenizer) {
+  if (tokenizer == nullptr) {
+    return InvalidArgumentError("the model brings no tokenizer: name one with --tokenizer");
+  }
+  ASSIGN_OR_RETURN(const auto source, TextSource::Open({path}, {.field = field}));
+  OpenedStream opened;
+  opened.ids = std::make_shared<std::vector<int32_t>>();
+  Document document;
+  for (int64_t documents = 0;; ++documents) {
+    ASSIGN_OR_RETURN(const bool more, source->Next(&document));
+    if (!more) break;
+    if (documents > 0) {
+      if (!tokenizer->end_of_text()) {
+        return InvalidArgumentError(StrCat(path,
+                                           ": several documents, but the tokenizer has no "
+                                           "end-of-text token to join them"));
+      }
+      opened.ids->push_back(*tokenizer->end_of_text());
+    }
+    tokenizer->Encode(document.text, opened.ids.get());
+  }
+  opened.stream.tokens = static_cast<int64_t>(opened.ids->size());
+  opened.stream.read = [ids = opened.ids](int64_t begin, std::span<int32_t> out) {
+    std::copy_n(ids->begin() + begin, out.size(), out.begin());
+  };
+  return opened;
+}
+
+Json OrNull(const auto& value) { return value ? Json(*value) : Json(nullptr); }
+
+Result<Json> RunPerplexity(const EvalCommand& command, const std::string& path) {
+  if (command.model.model.empty()) {
+    return InvalidArgumentError("--task perplexity needs --model");
+  }
+  ASSIGN_OR_RETURN(const auto model, OpenModel(command.model));
+  ASSIGN_OR_RETURN(auto tokenizer, OpenTokenizer(command.model, *model));
+  ASSIGN_OR_RETURN(OpenedStream opened, IsTokenFile(path)
+                                            ? OpenTokens(path)
+                                            : OpenText(path, command.field, tokenizer.get()));
+  if (opened.file != nullptr) {
+    const TokenFileInfo& info = opened.file->info();
+    if (info.vocab_size > model->shape().vocab_size) {
+      return InvalidArgumentError(StrCat(path, ": its tokenizer has ", info.vocab_size,
+                                         " tokens, but the model's vocabulary has ",
+                                         model->shape().vocab_size));
+    }
+    if (tokenizer == nullptr && !info.tokenizer_path.empty()) {
+      ASSIGN_OR_RETURN(tokenizer, Tokenizer::Load(info.tokenizer_path));
+    }
+  }
+  PerplexityOptions options;
+  options.length = command.length > 0 ? command.length : model->source().training_length();
+  if (options.length > model->shape().max_positions) {
+    return InvalidArgumentError(StrCat("--length ", options.length, ": the model has ",
+                                       model->shape().max_positions, " positions"));
+  }
+  options.windows_max = command.limit;
+  if (command.bos) {
+    if (tokenizer == nullptr || !tokenizer->bos()) {
+      return InvalidArgumentError("--bos: the tokenizer has no BOS token");
+    }
+    options.bos = tokenizer->bos();
+  }
+  if (isatty(STDERR_FILENO)) {
+    options.progress = [](int64_t done, int64_t all) {
+      std::fprintf(stderr, "\reval  %lld of %lld windows%s", static_cast<long long>(done),
+                   static_cast<long long>(all), done == all ? "\r\033[K" : "");
+    };
+  }
+  const auto result = EvaluatePerplexity(model.get(), opened.stream, tokenizer.get(), options);
+  if (!result.ok()) return result.status().WithContext(path);
+  if (!std::isfinite(result->nll_sum)) {
+    return DataLossError(StrCat(command.model.model, ": the loss on ", path, " is not finite"));
+  }
+  Json json;
+  json["task"] = "perplexity=" + path;
+  json["nll_sum"] = result->nll_sum;
+  json["tokens"] = result->tokens;
+  json["bytes"] = OrNull(result->bytes);
+  json["perplexity"] = result->Perplexity();
+  json["bits_per_byte"] = OrNull(result->BitsPerByte());
+  return json;
+}
+
+Result<Json> RunNgram(const std::string& value) {
+  const size_t colon = value.find(':');
+  if (colon == std::string::npos) {
+    return InvalidArgumentError(
+        StrCat("--task ngram=", value, ": expected ngram=TRAIN:VALIDATION, both token files"));
+  }
+  ASSIGN_OR_RETURN(const OpenedStream train, OpenTokens(value.substr(0, colon)));
+  ASSIGN_OR_RETURN(const OpenedStream validation, OpenTokens(value.substr(colon + 1)));
+  int64_t vocab = std::max(train.file->info().vocab_size, validation.file->info().vocab_size);
+  if (vocab == 0) {
+    return DataLossError(
+        StrCat(train.file->path(), ": no .json beside it that tells the vocabulary's size"));
+  }
+  ASSIGN_OR_RETURN(const NgramResult result,
+                   EvaluateNgrams(train.stream, validation.stream, vocab));
+  Json json;
+  json["task"] = "ngram=" + value;
+  json["unigram_perplexity"] = result.unigram_perplexity;
+  json["bigram_perplexity"] = result.bigram_perplexity;
+  json["bigram_weight"] = result.bigram_weight;
+  json["tokens"] = result.tokens;
+  return json;
+}
+
+void Print(const Json& report) {
+  std::cout << report["task"].get<std::string>() << "\n";
+  for (const auto& [key, value] : report.items()) {
+    if (key == "task" || value.is_null()) continue;
+    std::cout << "  " << key << std::string(20 - std::min<size_t>(19, key.size()), ' ');
+    if (value.is_number_integer()) {
+      std::cout << value << "\n";
+    } else {
+      char text[40];
+      std::snprintf(text, sizeof(text), "%.4f", value.get<double>());
+      std::cout << text << "\n";
+    }
+  }
+}
+
+Status Run(const EvalCommand& command) {
+  Json reports = Json::array();
+  for (const std::string& task : command.tasks) {
+    const size_t equals = task.find('=');
+    const std::string name = task.substr(0, equals);
+    const std::string value = equals == std::string::npos ? "" : task.substr(equals + 1);
+    if (name != "perplexity" && name != "ngram") {
+      return InvalidArgumentError(
+          StrCat("--task ", task, ": expected perplexity=TOKENS|TEXT or ngram=TRAIN:VALIDATION"));
+    }
+    ASSIGN_OR_RETURN(Json report,
+                     name == "ngram" ? RunNgram(value) : RunPerplexity(command, value));
+    if (!command.json) Print(report);
+    reports.push_back(std::move(report));
+  }
+  if (command.json) {
+    std::cout << (reports.size() == 1 ? reports[0] : Json{{"tasks", reports}}).dump() << "\n";
+  }
+  return OkStatus();
+}
+
+std::function<Status()> SetUp(CLI::App& app) {
+  auto command = std::make_shared<EvalCommand>();
+  AddModelOptions(app, &command->model);
+  app.get_option("--model")->required(false);
+  app.add_option("--task", command->tasks,
+                 "perplexity=TOKENS|TEXT or ngram=TRAIN:VALIDATION; repeatable")
+      ->required()
+      ->allow_extra_args(false);
+  app.add_option("--length", command->length, "tokens a window; 0: the model's training length");
+  app.add_flag("--bos", command->bos, "feed BOS at the start of each window");
+  app.add_option("--limit", command->limit, "windows; 0: all");
+  app.add_option("--field", command->field, "of jsonl and csv texts")->capture_default_str();
+  AddJsonOption(app, &command->json);
+  return [command] { return Run(*command); };
+}
+
+const RegisterCommand kCommand({"eval", "perplexity of a model, and n-gram baselines",
+                                "trireme eval --model runs/demo --task "
+                                "perplexity=data/corpus_validation",
+                                SetUp});
+
+}  // namespace
+}  // namespace trireme

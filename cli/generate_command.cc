@@ -1,0 +1,134 @@
+// trireme generate: text after a prompt.
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "cli/command.h"
+#include "cli/model_options.h"
+#include "cli/run_options.h"
+#include "worker/inference/generator.h"
+#include "worker/model/weight_source.h"
+
+namespace trireme {
+namespace {
+
+struct GenerateCommand {
+  ModelOptions model;
+  std::string prompt, prompt_file;
+  std::vector<int32_t> prompt_ids;
+  bool has_prompt = false;
+  GenerationOptions generation;
+  bool json = false;
+};
+
+Result<std::vector<int32_t>> ReadPrompt(const GenerateCommand& command,
+                                        const Tokenizer* tokenizer) {
+  if (!command.prompt_ids.empty()) return command.prompt_ids;
+  std::string text = command.prompt;
+  if (!command.prompt_file.empty()) {
+    std::ifstream in(command.prompt_file, std::ios::binary);
+    if (!in) return DataLossError(command.prompt_file + ": cannot be read");
+    std::stringstream all;
+    all << in.rdbuf();
+    text = all.str();
+  } else if (!command.has_prompt) {
+    return InvalidArgumentError("no prompt: expected --prompt, --prompt-file or --prompt-ids");
+  }
+  if (tokenizer == nullptr) {
+    return InvalidArgumentError(
+        "the model brings no tokenizer: name one with --tokenizer, or use --prompt-ids");
+  }
+  return PromptIds(*tokenizer, text);
+}
+
+void PrintJson(const std::vector<int32_t>& prompt, const Generation& result, bool has_text) {
+  nlohmann::ordered_json out;
+  out["prompt_ids"] = prompt;
+  out["ids"] = result.ids;
+  out["text"] = has_text ? nlohmann::ordered_json(result.text) : nlohmann::ordered_json(nullptr);
+  out["finish_reason"] = result.finish_reason;
+  out["logprobs"] = result.logprobs;
+  std::cout << out.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << "\n";
+}
+
+Status Run(GenerateCommand command) {
+  RETURN_IF_ERROR(CheckSampling(command.generation.sampling));
+  if (command.generation.tokens_max < 1) {
+    return InvalidArgumentError(
+        StrCat("--max-tokens ", command.generation.tokens_max, ": expected at least 1"));
+  }
+  if (command.generation.beams < 1) {
+    return InvalidArgumentError(
+        StrCat("--beams ", command.generation.beams, ": expected at least 1"));
+  }
+  ASSIGN_OR_RETURN(const auto model, OpenModel(command.model));
+  ASSIGN_OR_RETURN(const auto tokenizer, OpenTokenizer(command.model, *model));
+  ASSIGN_OR_RETURN(const std::vector<int32_t> prompt, ReadPrompt(command, tokenizer.get()));
+  if (tokenizer == nullptr && !command.generation.stop.empty()) {
+    return InvalidArgumentError("--stop needs a tokenizer: name one with --tokenizer");
+  }
+  command.generation.end_ids = model->source().end_ids();
+  if (tokenizer != nullptr && tokenizer->end_of_text()) {
+    command.generation.end_ids.push_back(*tokenizer->end_of_text());
+  }
+  if (!command.json) {
+    command.generation.on_text = [](const std::string& text) {
+      std::fwrite(text.data(), 1, text.size(), stdout);
+      std::fflush(stdout);
+    };
+  }
+  ASSIGN_OR_RETURN(const Generation result,
+                   Generate(model.get(), tokenizer.get(), prompt, command.generation));
+  if (command.json) {
+    PrintJson(prompt, result, tokenizer != nullptr);
+    return OkStatus();
+  }
+  if (tokenizer == nullptr) {
+    for (size_t i = 0; i < result.ids.size(); ++i) std::cout << (i ? " " : "") << result.ids[i];
+  } else if (command.generation.beams > 1) {
+    std::cout << result.text;
+  }
+  std::cout << std::endl;
+  return OkStatus();
+}
+
+std::function<Status()> SetUp(CLI::App& app) {
+  auto command = std::make_shared<GenerateCommand>();
+  AddModelOptions(app, &command->model);
+  SamplingOptions& sampling = command->generation.sampling;
+  auto* prompt = app.add_option("--prompt", command->prompt, "text to continue; may be empty");
+  auto* file = app.add_option("--prompt-file", command->prompt_file, "a file that holds it");
+  auto* ids = app.add_option("--prompt-ids", command->prompt_ids, "token ids: 1,2,3");
+  ids->delimiter(',');
+  file->excludes(prompt)->excludes(ids);
+  ids->excludes(prompt);
+  app.add_option("--max-tokens", command->generation.tokens_max)->capture_default_str();
+  app.add_flag("--ignore-eos", command->generation.ignore_end, "go on past the end token");
+  app.add_option("--seed", sampling.seed)->capture_default_str();
+  app.add_option("--temperature", sampling.temperature, "0: greedy")->capture_default_str();
+  app.add_option("--top-k", sampling.top_k, "0: all")->capture_default_str();
+  app.add_option("--top-p", sampling.top_p)->capture_default_str();
+  app.add_option("--min-p", sampling.min_p)->capture_default_str();
+  app.add_option("--repetition-penalty", sampling.repetition_penalty)->capture_default_str();
+  app.add_option("--beams", command->generation.beams, "above 1: beam search")
+      ->capture_default_str();
+  app.add_option("--length-penalty", command->generation.length_penalty, "of beam search")
+      ->capture_default_str();
+  app.add_option("--stop", command->generation.stop, "end before this text; repeatable")
+      ->allow_extra_args(false);
+  AddJsonOption(app, &command->json);
+  return [command, prompt] {
+    command->has_prompt = prompt->count() > 0;
+    return Run(*command);
+  };
+}
+
+const RegisterCommand kCommand({"generate", "text after a prompt: greedy, sampled, by beams",
+                                "trireme generate --model runs/demo --prompt \"The\" "
+                                "--max-tokens 100 --temperature 0",
+                                SetUp});
+
+}  // namespace
+}  // namespace trireme

@@ -1,0 +1,70 @@
+// trireme score: log-likelihoods of continuations, a line in, a line out.
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "cli/command.h"
+#include "cli/model_options.h"
+#include "worker/evaluation/scoring.h"
+
+namespace trireme {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using Ids = std::vector<int32_t>;
+
+Result<std::pair<Ids, Ids>> ParseRequest(const std::string& line, const Tokenizer* tokenizer) {
+  const Json request = Json::parse(line, nullptr, false);
+  if (!request.is_object()) return DataLossError("expected a JSON object");
+  try {
+    if (request.contains("context_ids")) {
+      return std::pair(request.at("context_ids").get<Ids>(),
+                       request.at("continuation_ids").get<Ids>());
+    }
+    if (tokenizer == nullptr) {
+      return InvalidArgumentError(
+          "the model brings no tokenizer: name one with --tokenizer, or send context_ids");
+    }
+    return EncodePair(*tokenizer, request.at("context").get<std::string>(),
+                      request.at("continuation").get<std::string>());
+  } catch (const Json::exception&) {
+    return DataLossError(
+        "expected {\"context\", \"continuation\"} or {\"context_ids\", \"continuation_ids\"}");
+  }
+}
+
+Status Run(const ModelOptions& options) {
+  ASSIGN_OR_RETURN(const auto model, OpenModel(options));
+  ASSIGN_OR_RETURN(const auto tokenizer, OpenTokenizer(options, *model));
+  int64_t number = 0;
+  for (std::string line; std::getline(std::cin, line);) {
+    ++number;
+    if (line.empty()) continue;
+    const auto request = ParseRequest(line, tokenizer.get());
+    if (!request.ok()) return request.status().WithContext(StrCat("line ", number));
+    const auto& [context, continuation] = request.value();
+    const auto score = ScoreContinuation(model.get(), context, continuation);
+    if (!score.ok()) return score.status().WithContext(StrCat("line ", number));
+    Json out;
+    out["logprob"] = score->logprob;
+    out["tokens"] = continuation.size();
+    out["greedy"] = score->greedy;
+    out["token_logprobs"] = score->token_logprobs;
+    std::cout << out.dump() << std::endl;
+  }
+  return OkStatus();
+}
+
+std::function<Status()> SetUp(CLI::App& app) {
+  auto options = std::make_shared<ModelOptions>();
+  AddModelOptions(app, options.get());
+  return [options] { return Run(*options); };
+}
+
+const RegisterCommand kCommand(
+    {"score", "log-likelihoods of continuations: jsonl on stdin, jsonl on stdout",
+     "echo '{\"context\": \"The sea\", \"continuation\": \" is\"}' | trireme score --model "
+     "runs/demo",
+     SetUp});
+
+}  // namespace
+}  // namespace trireme

@@ -1,0 +1,257 @@
+// trireme train: the coordinator and its workers, as processes under mpirun or as threads of one.
+#include <glog/logging.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <filesystem>
+#include <iostream>
+#include <memory>
+#include <thread>
+
+#include "cli/command.h"
+#include "cli/config_loader.h"
+#include "cli/run_options.h"
+#include "cli/signal_listener.h"
+#include "cli/training_run.h"
+#include "cluster/comm/communicator.h"
+#include "coordinator/coordinator_server.h"
+#include "proto/config.pb.h"
+#include "storage/checkpoint_reader.h"
+#include "storage/checkpoint_writer.h"
+#include "storage/object_store.h"
+#include "worker/kernels/matmul.h"
+#include "worker/training/stop_requests.h"
+#include "worker/training/training_worker.h"
+
+namespace trireme {
+namespace {
+
+struct TrainCommand {
+  RunFileOptions file;
+  bool fresh = false;
+};
+
+// What rank 0 tells the other processes before they meet it over TCP. Plain bytes.
+struct Bootstrap {
+  int32_t exit_code = -1;  // not negative: there is nothing to run, leave with it
+  char address[256] = "";
+  char secret[256] = "";
+  char log_dir[1024] = "";
+};
+
+void LogTo(const std::string& run_dir, int rank) {
+  const std::string dir = run_dir + "/log";
+  std::error_code error;
+  std::filesystem::create_directories(dir, error);
+  const std::string stem = dir + "/rank_" + std::to_string(rank) + ".";
+  for (int severity : {google::GLOG_INFO, google::GLOG_WARNING, google::GLOG_ERROR}) {
+    google::SetLogDestination(severity, severity == google::GLOG_INFO ? stem.c_str() : "");
+    google::SetLogSymlink(severity, "");
+  }
+  FLAGS_minloglevel = google::GLOG_INFO;
+  FLAGS_stderrthreshold = google::GLOG_FATAL;
+  FLAGS_logtostderr = false;
+}
+
+StorageHooks MakeStorageHooks(std::shared_ptr<const proto::Config> config, int64_t parent_step,
+                              const uint64_t* generation) {
+  StorageHooks hooks;
+  hooks.commit_manifest = [=](int64_t step, const std::vector<std::pair<int, std::string>>& parts) {
+    ASSIGN_OR_RETURN(const auto store, OpenStore(config->checkpoint().store()));
+    CheckpointFacts facts;
+    facts.step = step;
+    facts.generation = static_cast<int64_t>(*generation);
+    facts.parent_step = parent_step;
+    facts.config = config.get();
+    facts.library_versions = MatMulLibrary();
+    facts.sum_leaves = std::stoll(config->batch().sum_leaves());
+    facts.samples = step * config->batch().sequences();
+    facts.tokens = facts.samples * config->data().sequence_length();
+    facts.label_tokens = facts.tokens;
+    facts.created = FormatUtc(RealClock().WallSeconds());
+    std::vector<std::string> all;
+    for (const auto& part : parts) all.push_back(part.second);
+    RETURN_IF_ERROR(CommitCheckpoint(*store, facts, all));
+    return OpenVerifiedCheckpoint(*store, step).status();
+  };
+  hooks.delete_checkpoint = [=](int64_t step) {
+    ASSIGN_OR_RETURN(const auto store, OpenStore(config->checkpoint().store()));
+    return DeleteCheckpoint(*store, step);
+  };
+  return hooks;
+}
+
+// The coordinator of a prepared run, with what its hooks refer to.
+struct Coordinator {
+  uint64_t generation = 0;
+  std::unique_ptr<CoordinatorServer> server;
+
+  static Result<std::unique_ptr<Coordinator>> Start(const TrainingRun& run, int spares,
+                                                    bool one_host) {
+    auto coordinator = std::make_unique<Coordinator>();
+    ASSIGN_OR_RETURN(const auto store, OpenStore(run.config->checkpoint().store()));
+    RETURN_IF_ERROR(DiscardCheckpointsAfter(*store, run.start_step));
+    CoordinatorServerOptions options;
+    options.config = run.config;
+    options.run_dir = run.config->run().dir();
+    options.spares = spares;
+    options.start_step = run.start_step;
+    options.checkpoint_to_load = run.checkpoint;
+    options.checkpoints = run.checkpoints;
+    options.storage = MakeStorageHooks(run.config, run.checkpoint.empty() ? -1 : run.start_step,
+                                       &coordinator->generation);
+    if (one_host) options.bind_address = options.advertise_host = "127.0.0.1";
+    ASSIGN_OR_RETURN(coordinator->server, CoordinatorServer::Start(options));
+    coordinator->generation = coordinator->server->generation();
+    return coordinator;
+  }
+  Endpoint endpoint() const { return {server->address(), server->secret()}; }
+};
+
+Status CheckWorkers(const TrainingRun& run, int processes) {
+  const int64_t workers = WorkerCount(*run.config);
+  if (processes - 1 >= workers) return OkStatus();
+  const proto::LayoutConfig& layout = run.config->layout();
+  return InvalidArgumentError(StrCat("layout data ", layout.data(), " x tensor ", layout.tensor(),
+                                     " x pipeline ", layout.pipeline(), " = ", workers,
+                                     " workers and 1 coordinator: expected mpirun -n ", workers + 1,
+                                     ", found ", processes));
+}
+
+// Prepares, and says what there is to say; nothing to run when finished.
+Result<TrainingRun> Prepare(const TrainCommand& command, int processes) {
+  ASSIGN_OR_RETURN(TrainingRun run, PrepareTraining(command.file, command.fresh));
+  for (const std::string& note : run.notes) std::cerr << "trireme train: " << note << "\n";
+  if (run.finished) {
+    std::cout << run.config->run().dir() << ": finished, step " << run.start_step << " of "
+              << run.config->lr_schedule().steps() << " is done\n";
+    return run;
+  }
+  if (processes > 0) RETURN_IF_ERROR(CheckWorkers(run, processes));
+  RETURN_IF_ERROR(WriteRunFolder(run));
+  return run;
+}
+
+// One process: the coordinator on this thread, every worker on one of its own.
+Status TrainInThreads(const TrainCommand& command) {
+  ASSIGN_OR_RETURN(const TrainingRun run, Prepare(command, 0));
+  if (run.finished) return OkStatus();
+  LogTo(run.config->run().dir(), 0);
+  ASSIGN_OR_RETURN(const auto coordinator, Coordinator::Start(run, 0, true));
+  StopRequests stop;
+  stop.SetHandler([&](const std::string& reason) { coordinator->server->RequestStop(reason); });
+  const SignalListener signals(&stop);
+  const auto workers = static_cast<int>(WorkerCount(*run.config));
+  auto world = ThreadWorld(workers + 1);
+  std::vector<std::thread> threads;
+  for (int rank = 1; rank <= workers; ++rank) {
+    threads.emplace_back([&, rank] {
+      TrainingWorkerOptions options;
+      options.coordinator = coordinator->endpoint();
+      options.transport = world[rank].get();
+      options.workers_in_process = workers;
+      const Status status = RunTrainingWorker(options);
+      if (!status.ok()) LOG(INFO) << "worker " << rank << ": " << status.message();
+    });
+  }
+  const Status verdict = coordinator->server->Wait();
+  for (std::thread& thread : threads) thread.join();
+  stop.SetHandler({});
+  return verdict;
+}
+
+Status ShareBootstrap(CommunicatorFactory* world, Bootstrap* bootstrap) {
+  std::vector<int> all(world->world_size());
+  for (int rank = 0; rank < world->world_size(); ++rank) all[rank] = rank;
+  const auto group = world->Create("bootstrap", all, 1, 0);
+  Work work = group->Broadcast({bootstrap, sizeof(*bootstrap), DType::kU8}, 0);
+  const Status status = work.Wait(120'000'000);
+  if (!status.ok()) work.Abandon();
+  return status;
+}
+
+// Rank 0 of an MPI job.
+Status TrainAsCoordinator(const TrainCommand& command, CommunicatorFactory* world) {
+  Bootstrap bootstrap;
+  auto run = Prepare(command, world->world_size());
+  std::unique_ptr<Coordinator> coordinator;
+  Status status = run.status();
+  if (run.ok() && !run->finished) {
+    LogTo(run->config->run().dir(), 0);
+    const auto spares = static_cast<int>(world->world_size() - 1 - WorkerCount(*run->config));
+    auto started = Coordinator::Start(run.value(), spares, false);
+    status = started.status();
+    if (started.ok()) {
+      coordinator = std::move(started).value();
+      const Endpoint endpoint = coordinator->endpoint();
+      std::strncpy(bootstrap.address, endpoint.address.c_str(), sizeof(bootstrap.address) - 1);
+      std::strncpy(bootstrap.secret, endpoint.secret.c_str(), sizeof(bootstrap.secret) - 1);
+      const std::string dir = std::filesystem::absolute(run->config->run().dir());
+      std::strncpy(bootstrap.log_dir, dir.c_str(), sizeof(bootstrap.log_dir) - 1);
+    }
+  }
+  if (coordinator == nullptr) bootstrap.exit_code = ExitCode(status);
+  const Status shared = ShareBootstrap(world, &bootstrap);
+  if (!status.ok() || coordinator == nullptr) return status;
+  RETURN_IF_ERROR(shared);
+  StopRequests stop;
+  stop.SetHandler([&](const std::string& reason) { coordinator->server->RequestStop(reason); });
+  const SignalListener signals(&stop);
+  status = coordinator->server->Wait();
+  stop.SetHandler({});
+  return status;
+}
+
+// Any other rank. What goes wrong is told to the coordinator, whose one line the user reads.
+Status TrainAsWorker(CommunicatorFactory* world) {
+  Bootstrap bootstrap;
+  RETURN_IF_ERROR(ShareBootstrap(world, &bootstrap));
+  if (bootstrap.exit_code >= 0) std::_Exit(bootstrap.exit_code);
+  LogTo(bootstrap.log_dir, world->world_rank());
+  StopRequests stop;
+  const SignalListener signals(&stop);
+  TrainingWorkerOptions options;
+  options.coordinator = {bootstrap.address, bootstrap.secret};
+  options.transport = world;
+  options.stop = &stop;
+  const Status status = RunTrainingWorker(options);
+  if (!status.ok()) LOG(INFO) << "leaving: " << status.message();
+  return Status(status.code(), "");
+}
+
+// After a fault MPI_Finalize may wait for the dead: leave without it.
+[[noreturn]] void LeaveWithoutFinalize(const Status& status) {
+  if (!status.message().empty()) std::cerr << "trireme train: " << status.message() << std::endl;
+  google::FlushLogFiles(google::GLOG_INFO);
+  std::cout.flush();
+  _exit(ExitCode(status));
+}
+
+Status Run(const TrainCommand& command) {
+  // Before any thread starts: signals are taken by one listener.
+  SignalListener::Block();
+  const LaunchInfo launch = DetectLaunch();
+  if (!launch.launched) return TrainInThreads(command);
+  ASSIGN_OR_RETURN(const auto world, MpiWorld());
+  const bool coordinates = world->world_rank() == 0;
+  const Status status =
+      coordinates ? TrainAsCoordinator(command, world.get()) : TrainAsWorker(world.get());
+  if (status.code() == StatusCode::kUnavailable || status.code() == StatusCode::kDeadlineExceeded) {
+    LeaveWithoutFinalize(status);
+  }
+  return status;
+}
+
+std::function<Status()> SetUp(CLI::App& app) {
+  auto command = std::make_shared<TrainCommand>();
+  AddRunFileOptions(app, &command->file, true);
+  app.add_flag("--fresh", command->fresh, "refuse a run.dir that is not empty");
+  return [command] { return Run(*command); };
+}
+
+const RegisterCommand kCommand({"train", "train a model: under mpirun, or in one process",
+                                "mpirun -n 5 trireme train examples/quickstart.yaml", SetUp});
+
+}  // namespace
+}  // namespace trireme

@@ -1,0 +1,196 @@
+#include "cli/training_run.h"
+
+#include <google/protobuf/message.h>
+#include <google/protobuf/text_format.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "cli/config_loader.h"
+#include "proto/config.pb.h"
+#include "proto/manifest.pb.h"
+#include "storage/checkpoint_reader.h"
+#include "storage/object_store.h"
+#include "storage/token_file.h"
+#include "worker/kernels/matmul.h"
+#include "worker/model/model_config.h"
+#include "worker/model/weight_source.h"
+#include "worker/text/tokenizer.h"
+#include "worker/training/data_feed.h"
+
+namespace trireme {
+namespace {
+
+namespace fs = std::filesystem;
+using google::protobuf::FieldDescriptor;
+using google::protobuf::Message;
+
+// Keys that may change from one start of a run to the next, with all below them.
+bool MayChange(const std::string& key) {
+  for (const char* free :
+       {"run.dir", "layout", "device", "threads", "precision.compute", "lr_schedule.steps",
+        "checkpoint", "validation", "recovery", "model.from", "model.preset"}) {
+    if (key == free) return true;
+  }
+  return false;
+}
+
+std::string ValueOf(const Message& message, const FieldDescriptor* field) {
+  const auto* reflection = message.GetReflection();
+  if (!field->is_repeated() && !reflection->HasField(message, field)) return "(not set)";
+  std::string text;
+  google::protobuf::TextFormat::Printer printer;
+  printer.SetSingleLineMode(true);
+  if (!field->is_repeated()) {
+    printer.PrintFieldValueToString(message, field, -1, &text);
+    return text;
+  }
+  for (int i = 0; i < reflection->FieldSize(message, field); ++i) {
+    std::string element;
+    printer.PrintFieldValueToString(message, field, i, &element);
+    text += (i ? ", " : "") + element;
+  }
+  return "[" + text + "]";
+}
+
+std::string Difference(const Message& recorded, const Message& wanted, const std::string& prefix) {
+  const auto* descriptor = recorded.GetDescriptor();
+  for (int i = 0; i < descriptor->field_count(); ++i) {
+    const FieldDescriptor* field = descriptor->field(i);
+    const std::string key = prefix + field->name();
+    if (MayChange(key)) continue;
+    if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE && !field->is_repeated()) {
+      const std::string inner =
+          Difference(recorded.GetReflection()->GetMessage(recorded, field),
+                     wanted.GetReflection()->GetMessage(wanted, field), key + ".");
+      if (!inner.empty()) return inner;
+      continue;
+    }
+    const std::string was = ValueOf(recorded, field), is = ValueOf(wanted, field);
+    if (was != is) return StrCat(key, ": ", is, ", but the run's checkpoint has ", was);
+  }
+  return "";
+}
+
+Status CheckFresh(const std::string& dir) {
+  std::error_code error;
+  if (!fs::exists(dir, error) || fs::is_empty(dir, error)) return OkStatus();
+  return InvalidArgumentError(
+      StrCat("--fresh: ", dir, " is not empty: expected a new run.dir (--set run.dir=NEW)"));
+}
+
+// The newest checkpoint that verifies goes into `run`, and what it fixes into `config`.
+Status FindCheckpoint(const proto::Config& config, TrainingRun* run,
+                      std::shared_ptr<proto::Config>* recorded) {
+  const std::string& url = config.checkpoint().store();
+  ASSIGN_OR_RETURN(const std::unique_ptr<ObjectStore> store, OpenStore(url));
+  std::vector<std::string> skipped;
+  const auto newest = OpenNewestCheckpoint(*store, &skipped);
+  for (const std::string& line : skipped) run->notes.push_back("set aside: " + line);
+  if (!newest.ok()) {
+    return newest.status().code() == StatusCode::kNotFound ? OkStatus() : newest.status();
+  }
+  const CheckpointReader& reader = *newest.value();
+  run->start_step = reader.step();
+  run->checkpoint = StrCat(url, "@", reader.step());
+  run->label_tokens = reader.manifest().data_cursor().label_tokens();
+  ASSIGN_OR_RETURN(const std::vector<int64_t> steps, ListCheckpoints(*store));
+  for (int64_t step : steps) {
+    if (step <= reader.step()) run->checkpoints.push_back(step);
+  }
+  *recorded = std::make_shared<proto::Config>(reader.manifest().config());
+  return OkStatus();
+}
+
+}  // namespace
+
+std::string FirstFixedDifference(const proto::Config& recorded, const proto::Config& wanted) {
+  return Difference(recorded, wanted, "");
+}
+
+namespace {
+
+Status ResolveModel(proto::Config* config) {
+  if (config->model().from().empty()) return OkStatus();
+  ASSIGN_OR_RETURN(const auto source, WeightSource::Open(config->model().from()));
+  return ResolveModelFrom(source->config(), config->mutable_model());
+}
+
+}  // namespace
+
+Result<std::shared_ptr<proto::Config>> LoadFilledConfig(const RunFileOptions& file) {
+  ASSIGN_OR_RETURN(std::unique_ptr<proto::Config> loaded, LoadConfig(file.path, file.overrides));
+  std::shared_ptr<proto::Config> config(std::move(loaded));
+  RETURN_IF_ERROR(ResolveModel(config.get()));
+  RETURN_IF_ERROR(FillDefaults(config.get()));
+  RETURN_IF_ERROR(ValidateConfig(*config));
+  return config;
+}
+
+Result<TrainingRun> PrepareTraining(const RunFileOptions& file, bool fresh) {
+  ASSIGN_OR_RETURN(std::unique_ptr<proto::Config> loaded, LoadConfig(file.path, file.overrides));
+  std::shared_ptr<proto::Config> config(std::move(loaded));
+  TrainingRun run;
+  {
+    proto::Config named = *config;  // where the run's folder and store are
+    named.mutable_model()->clear_from();
+    if (named.model().family().empty() && named.model().preset().empty()) {
+      named.mutable_model()->set_preset("llama-5m");  // only paths are read from this copy
+    }
+    RETURN_IF_ERROR(FillDefaults(&named));
+    if (fresh) RETURN_IF_ERROR(CheckFresh(named.run().dir()));
+    std::shared_ptr<proto::Config> recorded;
+    RETURN_IF_ERROR(FindCheckpoint(named, &run, &recorded));
+    if (recorded != nullptr) {
+      // The order of sums stays what it was, whatever the width is now.
+      if (config->batch().sum_leaves().empty() || config->batch().sum_leaves() == "auto") {
+        config->mutable_batch()->set_sum_leaves(recorded->batch().sum_leaves());
+      }
+      if (!config->model().from().empty()) *config->mutable_model() = recorded->model();
+      RETURN_IF_ERROR(FillDefaults(config.get()));
+      const std::string difference = FirstFixedDifference(*recorded, *config);
+      if (!difference.empty()) {
+        return InvalidArgumentError(StrCat(file.path, ": ", difference,
+                                           "; a changed run needs a new run.dir (--set "
+                                           "run.dir=NEW)"));
+      }
+    }
+  }
+  RETURN_IF_ERROR(ResolveModel(config.get()));
+  RETURN_IF_ERROR(FillDefaults(config.get()));
+  RETURN_IF_ERROR(ValidateConfig(*config));
+  run.finished = run.start_step >= config->lr_schedule().steps();
+  if (!run.finished) {
+    const auto feed = DataFeed::Open(*config);
+    if (!feed.ok()) return feed.status();
+  }
+  run.config = config;
+  return run;
+}
+
+Status WriteRunFolder(const TrainingRun& run) {
+  const std::string& dir = run.config->run().dir();
+  std::error_code error;
+  fs::create_directories(dir, error);
+  if (error) return StorageError(StrCat(dir, ": ", error.message()));
+  const std::string path = dir + "/config.yaml", temporary = path + ".new";
+  {
+    std::ofstream out(temporary);
+    out << ConfigToYaml(*run.config, StrCat("trireme 0.1.0, ", MatMulLibrary()));
+    out.close();
+    if (!out) return StorageError(temporary + ": cannot be written");
+  }
+  fs::rename(temporary, path, error);
+  if (error) return StorageError(StrCat(path, ": ", error.message()));
+
+  std::string tokenizer = run.config->data().tokenizer();
+  if (tokenizer.empty() && run.config->data().train_size() > 0) {
+    const auto file = TokenFile::Open(run.config->data().train(0).path());
+    if (file.ok()) tokenizer = file.value()->info().tokenizer_path;
+  }
+  if (tokenizer.empty() || fs::exists(dir + "/tokenizer.json")) return OkStatus();
+  ASSIGN_OR_RETURN(const auto loaded, Tokenizer::Load(tokenizer));
+  return loaded->Save(dir + "/tokenizer.json");
+}
+
+}  // namespace trireme

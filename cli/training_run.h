@@ -1,0 +1,43 @@
+// A training run before it starts: its configuration settled, its folder looked at.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cli/run_options.h"
+#include "cluster/base/status.h"
+
+namespace trireme {
+
+namespace proto {
+class Config;
+}
+
+struct TrainingRun {
+  std::shared_ptr<const proto::Config> config;  // every default filled in
+  int64_t start_step = 0;
+  std::string checkpoint;            // to go on from: "STORE@50"; empty for a new run
+  std::vector<int64_t> checkpoints;  // that verify, ascending
+  int64_t label_tokens = 0;
+  bool finished = false;
+  std::vector<std::string> notes;  // for people: checkpoints set aside, and their like
+};
+
+// The configuration with model.from resolved, every default filled in, and checked.
+Result<std::shared_ptr<proto::Config>> LoadFilledConfig(const RunFileOptions& file);
+
+// Everything that can be refused before anything starts. Errors as the interface has them: another
+// model, data, batch, optimizer or seed than the checkpoint's is kInvalidArgument, naming the key;
+// checkpoints of which none verifies kStorage; token files kDataLoss.
+Result<TrainingRun> PrepareTraining(const RunFileOptions& file, bool fresh);
+
+// Writes what a run leaves in its folder from the start: config.yaml, tokenizer.json.
+Status WriteRunFolder(const TrainingRun& run);
+
+// The first key under which two runs differ that may not change between them ("optimizer.lr"), with
+// both values; empty when they agree.
+std::string FirstFixedDifference(const proto::Config& recorded, const proto::Config& wanted);
+
+}  // namespace trireme

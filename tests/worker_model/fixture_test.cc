@@ -1,0 +1,297 @@
+// Logits, losses, gradients, a training run and greedy decoding against PyTorch's numbers, for
+// every fixture folder of a family that is built.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "proto/config.pb.h"
+#include "storage/safetensors.h"
+#include "tests/harness/training_harness.h"
+#include "worker/inference/language_model.h"
+#include "worker/kernels/cross_entropy.h"
+#include "worker/model/model_config.h"
+
+namespace trireme {
+namespace {
+
+namespace fs = std::filesystem;
+
+// "Recommended for an f32 implementation": the table of the fixtures' README, read from it.
+struct Tolerances {
+  double logits, loss, gradients, train_loss, train_norm, update, param;
+};
+
+std::map<std::string, Tolerances> ReadTolerances(const fs::path& readme) {
+  std::map<std::string, Tolerances> table;
+  std::ifstream in(readme);
+  bool recommended = false;
+  for (std::string line; std::getline(in, line);) {
+    if (line.starts_with("Recommended for an f32")) recommended = true;
+    if (!recommended || !line.starts_with("| ")) continue;
+    std::istringstream cells(line);
+    std::string cell, name;
+    std::vector<double> values;
+    std::getline(cells, cell, '|');
+    std::getline(cells, name, '|');
+    while (std::getline(cells, cell, '|')) values.push_back(std::atof(cell.c_str()));
+    name.erase(std::remove(name.begin(), name.end(), ' '), name.end());
+    if (values.size() < 7 || values[0] <= 0) continue;
+    table[name] = {values[0], values[1], values[2], values[3], values[4], values[5], values[6]};
+  }
+  return table;
+}
+
+nlohmann::json ReadJson(const fs::path& path) {
+  std::ifstream in(path);
+  EXPECT_TRUE(in) << path << " is missing";
+  return nlohmann::json::parse(in, nullptr, false);
+}
+
+// All tensors of a safetensors file, as f32 or whole numbers.
+struct TensorFile {
+  std::unique_ptr<ObjectStore> store;
+  std::unique_ptr<SafetensorsReader> reader;
+
+  static TensorFile Open(const fs::path& path) {
+    TensorFile file;
+    file.store = NewLocalStore(path.parent_path());
+    auto reader = SafetensorsReader::Open(*file.store, path.filename());
+    EXPECT_TRUE(reader.ok()) << reader.status().message();
+    if (reader.ok()) file.reader = std::move(reader).value();
+    return file;
+  }
+  template <typename T>
+  std::vector<T> Read(const std::string& name) const {
+    const SafetensorsTensor* tensor = reader->Find(name);
+    EXPECT_NE(tensor, nullptr) << name;
+    std::vector<T> values(ElementCount(tensor->shape));
+    const Status status = reader->Read(name, Box::Whole(tensor->shape), DTypeOf<T>::value,
+                                       reinterpret_cast<std::byte*>(values.data()));
+    EXPECT_TRUE(status.ok()) << status.message();
+    return values;
+  }
+};
+
+class FixtureTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    const char* shared = std::getenv("TRIREME_SHARED");
+    if (shared == nullptr) GTEST_SKIP() << "TRIREME_SHARED is not set";
+    root_ = fs::path(shared) / "fixtures";
+    ASSERT_TRUE(fs::exists(root_ / "README.md")) << root_ << " is missing";
+    tolerances_ = ReadTolerances(root_ / "README.md");
+  }
+
+  // Folders with a model of a family that is built.
+  std::vector<fs::path> Folders() const {
+    std::vector<fs::path> folders;
+    const auto& built = BuiltModelFamilies();
+    for (const auto& entry : fs::directory_iterator(root_)) {
+      const fs::path config = entry.path() / "model" / "config.json";
+      if (!fs::exists(config)) continue;
+      const std::string family = ReadJson(config).value("model_type", "");
+      if (std::find(built.begin(), built.end(), family) != built.end()) {
+        folders.push_back(entry.path());
+      }
+    }
+    std::sort(folders.begin(), folders.end());
+    return folders;
+  }
+
+  fs::path root_;
+  std::map<std::string, Tolerances> tolerances_;
+};
+
+// A fixture folder opened: its model, batches and expectations.
+struct Fixture {
+  std::string name;
+  proto::ModelConfig config;
+  HarnessOptions options;
+  std::vector<std::vector<int32_t>> ids;
+  TensorFile weights;
+  nlohmann::json expected_json;
+
+  explicit Fixture(const fs::path& folder) : name(folder.filename()) {
+    std::ifstream in(folder / "model" / "config.json");
+    std::stringstream text;
+    text << in.rdbuf();
+    auto parsed = ParseHuggingFaceConfig(text.str(), folder);
+    EXPECT_TRUE(parsed.ok()) << parsed.status().message();
+    config = parsed.value();
+    options.shape = ModelShape::From(config);
+    weights = TensorFile::Open(folder / "model" / "model.safetensors");
+    expected_json = ReadJson(folder / "expected.json");
+    options.initial = [this](const ParameterSpec& spec, const Box& box, float* out) {
+      // Published bytes, seen under the shape in which shards are boxes.
+      const std::vector<float> all = weights.Read<float>(spec.name);
+      CopyRegion(box, Box::Whole(spec.shape), reinterpret_cast<const std::byte*>(all.data()), box,
+                 reinterpret_cast<std::byte*>(out), sizeof(float));
+      return OkStatus();
+    };
+    ReadBatches(folder);
+  }
+
+  void ReadBatches(const fs::path& folder) {
+    const TensorFile batch = TensorFile::Open(folder / "batch.safetensors");
+    for (int i = 0; i < 4; ++i) {
+      const std::string at = "batch" + std::to_string(i) + ".";
+      const Shape shape = batch.reader->Find(at + "input_ids")->shape;
+      options.tokens = {shape[0], shape[1]};
+      const auto in_ids = batch.Read<int64_t>(at + "input_ids");
+      const auto in_labels = batch.Read<int64_t>(at + "labels");
+      HarnessBatch microbatch;
+      microbatch.ids.assign(in_ids.begin(), in_ids.end());
+      // The files' labels are those of their own position; ours belong to the position before.
+      for (int64_t b = 0; b < shape[0]; ++b) {
+        for (int64_t t = 0; t < shape[1]; ++t) {
+          const int64_t next = b * shape[1] + t + 1;
+          microbatch.labels.push_back(t + 1 < shape[1] ? static_cast<int32_t>(in_labels[next])
+                                                       : kNoLabel);
+        }
+      }
+      ids.push_back(microbatch.ids);
+      options.microbatches.push_back(std::move(microbatch));
+    }
+  }
+
+  // Elements whose gradient is zero by algebra: [from, to) of the flat tensor, by name.
+  std::vector<std::pair<int64_t, int64_t>> ZeroSlices(const std::string& tensor,
+                                                      int64_t elements) const {
+    std::vector<std::pair<int64_t, int64_t>> slices;
+    const auto& zero = expected_json["zero_gradient"];
+    for (const auto& other : zero["tensors"]) {
+      if (other == tensor) slices.push_back({0, elements});
+    }
+    if (zero["slices"].contains(tensor)) {
+      for (const auto& range : zero["slices"][tensor]) slices.push_back({range[0], range[1]});
+    }
+    return slices;
+  }
+  static bool In(const std::vector<std::pair<int64_t, int64_t>>& slices, int64_t i) {
+    return std::any_of(slices.begin(), slices.end(),
+                       [&](auto slice) { return slice.first <= i && i < slice.second; });
+  }
+};
+
+TEST_F(FixtureTest, LogitsAreThoseOfTheReference) {
+  for (const fs::path& folder : Folders()) {
+    SCOPED_TRACE(folder);
+    const Fixture fixture(folder);
+    auto model = LanguageModel::Load((folder / "model").string(), {DType::kF32, 2});
+    ASSERT_TRUE(model.ok()) << model.status().message();
+    const TokenShape tokens = fixture.options.tokens;
+    LanguageModel::Session session(model.value().get(), tokens.batch, tokens.length);
+    const Tensor logits = session.AppendWithAllLogits(fixture.ids[0]);
+    const auto expected = TensorFile::Open(folder / "expected.safetensors").Read<float>("logits");
+    ASSERT_EQ(logits.elements(), static_cast<int64_t>(expected.size()));
+    double worst = 0;
+    for (size_t i = 0; i < expected.size(); ++i) {
+      worst = std::max(worst, std::abs(double{logits.as<float>()[i]} - expected[i]));
+    }
+    EXPECT_LE(worst, tolerances_.at(fixture.name).logits);
+    RecordProperty(fixture.name, std::to_string(worst));
+  }
+}
+
+TEST_F(FixtureTest, LossAndGradientsAreThoseOfTheReference) {
+  for (const fs::path& folder : Folders()) {
+    SCOPED_TRACE(folder);
+    Fixture fixture(folder);
+    fixture.options.microbatches.resize(1);
+    const HarnessResult result = RunHarness(fixture.options);
+    ASSERT_TRUE(result.status.ok()) << result.status.message();
+    const Tolerances tolerance = tolerances_.at(fixture.name);
+    const double loss = fixture.expected_json["loss"];
+    EXPECT_NEAR(result.losses[0] / loss, 1.0, tolerance.loss);
+    const TensorFile expected = TensorFile::Open(folder / "expected.safetensors");
+    int compared = 0;
+    for (const SafetensorsTensor& tensor : expected.reader->header().tensors) {
+      if (!tensor.name.starts_with("grad.")) continue;
+      const std::string name = tensor.name.substr(5);
+      ASSERT_TRUE(result.gradients.contains(name)) << name;
+      const auto reference = expected.Read<float>(tensor.name);
+      const auto& gradient = result.gradients.at(name);
+      ASSERT_EQ(gradient.size(), reference.size()) << name;
+      const auto zero = fixture.ZeroSlices(name, static_cast<int64_t>(reference.size()));
+      double largest = 0, worst = 0;
+      for (size_t i = 0; i < reference.size(); ++i) {
+        largest = std::max(largest, std::abs(double{reference[i]}));
+        if (Fixture::In(zero, static_cast<int64_t>(i))) continue;
+        worst = std::max(worst, std::abs(double{gradient[i]} - reference[i]));
+      }
+      EXPECT_LE(worst / largest, tolerance.gradients) << name;
+      ++compared;
+    }
+    EXPECT_EQ(compared, static_cast<int>(result.gradients.size()));
+  }
+}
+
+TEST_F(FixtureTest, TwelveStepsOfTrainingFollowTheReference) {
+  for (const fs::path& folder : Folders()) {
+    if (!fs::exists(folder / "training.json")) continue;
+    SCOPED_TRACE(folder);
+    Fixture fixture(folder);
+    const auto training = ReadJson(folder / "training.json");
+    fixture.options.steps = training["steps"];
+    fixture.options.lr = [&](int64_t step) { return double{training["log"][step - 1]["lr"]}; };
+    const HarnessResult result = RunHarness(fixture.options);
+    ASSERT_TRUE(result.status.ok()) << result.status.message();
+    const Tolerances tolerance = tolerances_.at(fixture.name);
+    for (int step = 0; step < fixture.options.steps; ++step) {
+      const auto& log = training["log"][step];
+      EXPECT_NEAR(result.losses[step] / double{log["loss"]}, 1.0, tolerance.train_loss) << step;
+      EXPECT_NEAR(result.norms[step] / double{log["grad_norm"]}, 1.0, tolerance.train_norm) << step;
+    }
+    const TensorFile trained = TensorFile::Open(folder / "trained.safetensors");
+    double difference = 0, moved = 0, worst = 0;
+    for (const SafetensorsTensor& tensor : trained.reader->header().tensors) {
+      const auto reference = trained.Read<float>(tensor.name);
+      const auto start = fixture.weights.Read<float>(tensor.name);
+      const auto& ours = result.state.at(tensor.name);
+      const auto zero = fixture.ZeroSlices(tensor.name, static_cast<int64_t>(reference.size()));
+      for (size_t i = 0; i < reference.size(); ++i) {
+        if (Fixture::In(zero, static_cast<int64_t>(i))) continue;
+        const double error = double{ours[i]} - reference[i];
+        difference += error * error;
+        moved += std::pow(double{reference[i]} - start[i], 2);
+        worst = std::max(worst, std::abs(error));
+      }
+    }
+    EXPECT_LE(std::sqrt(difference / moved), tolerance.update);
+    EXPECT_LE(worst, tolerance.param);
+  }
+}
+
+TEST_F(FixtureTest, GreedyDecodingIsThatOfTheReference) {
+  for (const fs::path& folder : Folders()) {
+    if (!fs::exists(folder / "generation.json")) continue;
+    SCOPED_TRACE(folder);
+    const auto generation = ReadJson(folder / "generation.json");
+    auto model = LanguageModel::Load((folder / "model").string(), {DType::kF32, 1});
+    ASSERT_TRUE(model.ok()) << model.status().message();
+    for (const auto& run : generation["greedy"]) {
+      const std::vector<int32_t> prompt = run["prompt"], expected = run["tokens"];
+      LanguageModel::Session session(model.value().get(), 1,
+                                     static_cast<int64_t>(prompt.size() + expected.size()));
+      Tensor logits = session.Append(prompt);
+      std::vector<int32_t> tokens;
+      while (true) {
+        const float* row = logits.as<float>();
+        tokens.push_back(static_cast<int32_t>(std::max_element(row, row + logits.dim(1)) - row));
+        if (tokens.size() == expected.size()) break;
+        logits = session.Append({&tokens.back(), 1});
+      }
+      EXPECT_EQ(tokens, expected);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace trireme
