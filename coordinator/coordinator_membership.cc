@@ -127,7 +127,7 @@ void CoordinatorState::TellMixedMachines() {
   const auto tell = [this](const char* what, const std::set<std::string>& values) {
     if (values.size() < 2) return;
     std::string all;
-    for (const std::string& value : values) all += (all.empty() ? "" : "; ") + value;
+    for (const std::string& value : values) all += StrCat(all.empty() ? "" : "; ", value);
     EmitEvent("promise_ended", committed_,
               StrCat("equal bits are not promised: the workers differ in ", what, ": ", all));
   };
@@ -135,10 +135,11 @@ void CoordinatorState::TellMixedMachines() {
   tell("library versions", versions);
 }
 
+// One message for all, whatever their number: each finds itself among the members.
 void CoordinatorState::SendPlans(const std::vector<WorkerId>& members) {
-  proto::ToWorker common;
-  common.set_generation(options_.generation);
-  proto::Plan* plan = common.mutable_plan();
+  const auto message = std::make_shared<proto::ToWorker>();
+  message->set_generation(options_.generation);
+  proto::Plan* plan = message->mutable_plan();
   if (options_.config != nullptr) *plan->mutable_config() = *options_.config;
   for (const WorkerId id : members) {
     const MemberInfo& info = workers_[id].info;
@@ -152,17 +153,11 @@ void CoordinatorState::SendPlans(const std::vector<WorkerId>& members) {
   plan->set_checkpoint(options_.checkpoint_to_load);
   plan->set_steps_total(options_.steps_total);
   plan->set_lease_ms(options_.lease / 1000);
-  for (const WorkerId id : members) {
-    const MemberInfo& info = workers_[id].info;
-    const auto message = std::make_shared<proto::ToWorker>(common);
-    proto::Plan* own = message->mutable_plan();
-    own->set_place(info.place);
-    own->set_data_index(info.point[static_cast<int>(Axis::kData)]);
-    own->set_tensor_index(info.point[static_cast<int>(Axis::kTensor)]);
-    own->set_pipeline_index(info.point[static_cast<int>(Axis::kPipeline)]);
-    own->set_context_index(info.point[static_cast<int>(Axis::kContext)]);
-    Emit(SendTo{id, message});
-  }
+  plan->set_data(options_.mesh.size(Axis::kData));
+  plan->set_tensor(options_.mesh.size(Axis::kTensor));
+  plan->set_pipeline(options_.mesh.size(Axis::kPipeline));
+  plan->set_context(options_.mesh.size(Axis::kContext));
+  for (const WorkerId id : members) Emit(SendTo{id, message});
 }
 
 void CoordinatorState::CheckLiveness() {

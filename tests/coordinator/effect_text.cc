@@ -18,7 +18,7 @@ std::string Text(const google::protobuf::Message& message) {
 }
 
 struct Line {
-  std::string operator()(const SendTo& effect) const { return ": " + Text(*effect.message); }
+  std::string operator()(const SendTo& effect) const { return StrCat(": ", Text(*effect.message)); }
   std::string operator()(const CloseWorker& effect) const {
     return StrCat("close ", effect.worker, ": ", effect.reason);
   }
@@ -72,7 +72,7 @@ std::vector<std::string> EffectLines(const Effects& effects) {
   std::string receivers;
   std::string sent;
   const auto flush = [&] {
-    if (!receivers.empty()) lines.push_back("send" + receivers + sent);
+    if (!receivers.empty()) lines.push_back(StrCat("send", receivers, sent));
     receivers.clear();
   };
   for (const Effect& effect : effects) {

@@ -260,8 +260,7 @@ std::string ReadAll(const std::filesystem::path& path) {
 
 TEST(ScenarioTest, EffectsAreThoseOnRecord) {
   int count = 0;
-  for (const auto& entry :
-       std::filesystem::directory_iterator(std::string(TRIREME_TESTDATA) + "/coordinator")) {
+  for (const auto& entry : std::filesystem::directory_iterator(TRIREME_TESTDATA "/coordinator")) {
     if (entry.path().extension() != ".scenario") continue;
     SCOPED_TRACE(entry.path().filename().string());
     ++count;
