@@ -157,10 +157,10 @@ Result<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(
     CHECK(names.insert(tensor.name).second) << "tensor named twice: " << tensor.name;
     result->offsets_.push_back(position);
     const int64_t end = position + ElementCount(tensor.shape) * ByteSize(tensor.dtype);
-    const Json entry = {{"dtype", SafetensorsDTypeName(tensor.dtype)},
-                        {"shape", tensor.shape},
-                        {"data_offsets", {position, end}}};
-    text += StrCat(",", Json(tensor.name).dump(), ":", entry.dump());
+    // Keys in the order of the reference implementation, whose files come out byte for byte.
+    text += StrCat(",", Json(tensor.name).dump(), ":{\"dtype\":\"",
+                   SafetensorsDTypeName(tensor.dtype), "\",\"shape\":", Json(tensor.shape).dump(),
+                   ",\"data_offsets\":[", position, ",", end, "]}");
     position = end;
   }
   text += "}";

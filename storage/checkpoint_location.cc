@@ -1,0 +1,109 @@
+#include "storage/checkpoint_location.h"
+
+#include <filesystem>
+#include <fstream>
+
+#include "storage/checkpoint_manifest.h"
+
+namespace trireme {
+namespace {
+
+namespace fs = std::filesystem;
+
+bool Exists(const std::string& path) {
+  std::error_code ignored;
+  return fs::exists(path, ignored);
+}
+
+bool IsFolder(const std::string& path) {
+  std::error_code ignored;
+  return fs::is_directory(path, ignored);
+}
+
+std::string Join(const std::string& folder, const std::string& name) {
+  return (fs::path(folder) / name).string();
+}
+
+// The value of `store` in the section `checkpoint` of a config.yaml that the program wrote, in
+// block or flow style; "" when there is none. The YAML library is not at hand in this room.
+std::string StoreOfRun(const std::string& config_path) {
+  std::ifstream file(config_path);
+  bool in_section = false;
+  for (std::string line; std::getline(file, line);) {
+    if (line.empty() || line[0] == '#') continue;
+    if (line[0] != ' ') in_section = line.starts_with("checkpoint:");
+    const size_t at = in_section ? line.find("store:") : std::string::npos;
+    if (at == std::string::npos) continue;
+    std::string value = line.substr(at + 6);
+    value = value.substr(0, value.find_first_of(",}#"));
+    const size_t begin = value.find_first_not_of(" \t\"'");
+    if (begin == std::string::npos) return "";
+    return value.substr(begin, value.find_last_not_of(" \t\"'\r") - begin + 1);
+  }
+  return "";
+}
+
+// Splits "STORE@50"; a path that exists with its '@' is taken as it is.
+std::string SplitStep(const std::string& text, std::optional<int64_t>* step) {
+  const size_t at = text.rfind('@');
+  if (at == std::string::npos || at == 0 || Exists(text)) return text;
+  const std::string digits = text.substr(at + 1);
+  if (digits.empty() || digits.size() > 18 ||
+      digits.find_first_not_of("0123456789") != std::string::npos) {
+    return text;
+  }
+  *step = std::stoll(digits);
+  return text.substr(0, at);
+}
+
+}  // namespace
+
+CheckpointLocation LocateCheckpoint(const std::string& text) {
+  CheckpointLocation location;
+  std::string path = SplitStep(text, &location.step);
+  if (path.starts_with("file://")) path = path.substr(7);
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  location.store_url = path;
+  if (path.find("://") != std::string::npos) return location;
+  const std::optional<int64_t> step = StepOfFolder(fs::path(path).filename().string());
+  if (step && !location.step) {
+    location.step = step;
+    path = fs::path(path).parent_path().string();
+    if (path.empty()) path = ".";
+    location.store_url = path;
+  }
+  if (IsFolder(Join(path, "checkpoints"))) {
+    location.run_dir = path;
+    location.store_url = Join(path, "checkpoints");
+  } else if (Exists(Join(path, "config.yaml"))) {
+    location.run_dir = path;
+    const std::string store = StoreOfRun(Join(path, "config.yaml"));
+    if (!store.empty()) location.store_url = store;
+  } else {
+    std::string parent = fs::path(path).parent_path().string();
+    if (parent.empty()) parent = ".";
+    if (Exists(Join(parent, "config.yaml"))) location.run_dir = parent;
+  }
+  return location;
+}
+
+Result<OpenedCheckpoint> OpenCheckpoint(const std::string& text) {
+  OpenedCheckpoint opened;
+  opened.location = LocateCheckpoint(text);
+  ASSIGN_OR_RETURN(opened.store, OpenStore(opened.location.store_url));
+  if (opened.location.step) {
+    ASSIGN_OR_RETURN(opened.reader, OpenVerifiedCheckpoint(*opened.store, *opened.location.step));
+    return opened;
+  }
+  std::vector<std::string> skipped;
+  auto reader = OpenNewestCheckpoint(*opened.store, &skipped);
+  if (reader.status().code() == StatusCode::kNotFound) {
+    return StorageError(reader.status().message());
+  }
+  RETURN_IF_ERROR(reader.status());
+  for (const std::string& reason : skipped) LOG(WARNING) << "skipped a checkpoint: " << reason;
+  opened.reader = std::move(reader).value();
+  return opened;
+}
+
+}  // namespace trireme
