@@ -1,6 +1,7 @@
 #include "cluster/comm/collectives.h"
 
 #include <algorithm>
+#include <cstring>
 #include <map>
 #include <mutex>
 
@@ -150,6 +151,18 @@ ReduceOperation::ReduceOperation(Kind kind, std::shared_ptr<CommGroup> shared_gr
       adder_(tree, out.dtype),
       element_bytes_(ByteSize(out.dtype)),
       mine_(LayoutOf(out, ranges_of[group->rank])) {
+  if (kind == Kind::kAllReduce && !gather && mine_.bytes() > 0) {
+    // Everyone owns everything: `out` may be written while a partial in its place is still read.
+    std::vector<BufferRef> copies(partials.begin(), partials.end());
+    for (BufferRef& copy : copies) {
+      if (copy.data != out.data) continue;
+      scratch_.push_back(TakeScratch(copy.bytes()));
+      std::memcpy(scratch_.back().get(), copy.data, copy.bytes());
+      copy.data = scratch_.back().get();
+    }
+    AddContributions(copies, ranges_of, tree);
+    return;
+  }
   AddContributions(partials, ranges_of, tree);
   if (gather) AddGather(partials, ranges_of, out);
 }

@@ -15,6 +15,13 @@ namespace {
 constexpr int kYieldRounds = 2000;
 constexpr Micros kSleepMin = 20;
 constexpr Micros kSleepMax = 200;
+// For a while after the last operation the progress thread sleeps in naps: an operation that the
+// caller submits and awaits at once then costs no wake-up.
+constexpr Micros kNapMin = 50;
+// A caller that has just submitted will often wait: the progress thread stays out of its way.
+constexpr Micros kCallerFirst = 100;
+constexpr Micros kNapMax = 2000;
+constexpr Micros kNapsFor = 10'000;
 
 }  // namespace
 
@@ -63,20 +70,30 @@ void CommEngine::Run() {
   prctl(PR_SET_NAME, "trireme-comm");
   prctl(PR_SET_TIMERSLACK, 1000);
   int idle_rounds = 0;
+  Micros nap = kNapMin;
   while (!stop_) {
     const uint64_t work_seen = work_.Epoch();
     const uint64_t events_seen = events_->Epoch();
-    bool parked = helpers_.load() > 0;
+    bool parked = true;
     bool progressed = false;
-    if (!parked) {
-      while (lockers_.load() > 0 && !stop_) sched_yield();
-      std::lock_guard<std::mutex> lock(mutex_);
-      parked = active_.empty() && !transport_->Busy();
+    nap = std::min(2 * nap, kNapMax);
+    Micros sleep = nap;
+    // Never in a caller's way: one that holds the lock drives already.
+    if (std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+        lock.owns_lock() && lockers_.load() == 0) {
+      const bool idle = active_.empty() && !transport_->Busy();
+      const Micros now = RealClock().NowMicros();
+      const bool caller_is_near = helpers_.load() > 0 || now - last_call_ < kCallerFirst;
+      parked = idle || caller_is_near;
+      if (!idle) last_active_ = now;
+      dozing_ = parked && now - last_active_ < kNapsFor;
+      if (!parked) nap = kNapMin;
+      sleep = dozing_ ? nap : -1;
       if (!parked) progressed = Drive();
     }
     if (parked) {
       idle_rounds = 0;
-      if (!stop_) work_.Sleep(work_seen, -1);
+      if (!stop_) work_.Sleep(work_seen, sleep);
     } else if (progressed) {
       idle_rounds = 0;
     } else {
@@ -90,11 +107,12 @@ void CommEngine::Pause(uint64_t seen, int idle_rounds, Micros at_most) {
     if (!stop_) events_->Sleep(seen, at_most);
     return;
   }
-  if (idle_rounds < kYieldRounds) {
+  if (idle_rounds < transport_->spin_rounds()) return;
+  if (idle_rounds < transport_->spin_rounds() + kYieldRounds) {
     sched_yield();
     return;
   }
-  Micros sleep = std::min(kSleepMax, kSleepMin + (idle_rounds - kYieldRounds));
+  Micros sleep = std::min<Micros>(kSleepMax, kSleepMin + idle_rounds - kYieldRounds);
   if (at_most >= 0) sleep = std::min(sleep, at_most);
   std::this_thread::sleep_for(std::chrono::microseconds(sleep));
 }
@@ -120,6 +138,7 @@ bool CommEngine::Drive() {
 }
 
 void CommEngine::Submit(std::shared_ptr<CommOperation> operation) {
+  bool wake = false;
   {
     auto lock = Lock();
     CommGroup& group = *operation->group;
@@ -135,8 +154,10 @@ void CommEngine::Submit(std::shared_ptr<CommOperation> operation) {
     } else {
       active_.push_back(std::move(operation));
     }
+    last_call_ = last_active_ = RealClock().NowMicros();
+    wake = !dozing_ && helpers_.load() == 0;
   }
-  if (helpers_.load() == 0) {
+  if (wake) {
     work_.Notify();
     events_->Notify();
   }
@@ -169,7 +190,15 @@ Status CommEngine::Wait(CommOperation& operation, Micros timeout) {
     }
     Pause(seen, idle_rounds, timeout - waited);
   }
-  if (helpers_.fetch_sub(1) == 1) work_.Notify();  // the progress thread takes over
+  if (helpers_.fetch_sub(1) == 1) {
+    bool wake = false;
+    {
+      auto lock = Lock();
+      last_call_ = RealClock().NowMicros();
+      wake = !dozing_ && (!active_.empty() || transport_->Busy());
+    }
+    if (wake) work_.Notify();  // the progress thread takes over
+  }
   return status;
 }
 

@@ -123,6 +123,9 @@ class CommEngine {
   std::atomic<int> lockers_{0};  // threads that want the lock: the progress thread gives way
   std::atomic<int> helpers_{0};  // callers that wait, and drive meanwhile
   std::atomic<bool> stop_{false};
+  bool dozing_ = false;  // the progress thread sleeps, but will look soon by itself
+  Micros last_active_ = 0;
+  Micros last_call_ = 0;  // of Submit, or the end of Wait
   std::vector<std::shared_ptr<CommOperation>> active_;
   std::vector<std::weak_ptr<CommGroup>> groups_;
   uint64_t generation_ = 0;

@@ -11,6 +11,7 @@ using Range = ReduceOperation::Range;
 
 // Up to this many ranks, a small AllReduce is one exchange of everything with everyone.
 constexpr int kFlatRanksMax = 16;
+constexpr int64_t kFlatBytesMax = 16 << 10;
 // Up to this size a broadcast goes down a binomial tree; beyond, it is a scatter and a gather.
 constexpr int64_t kTreeBroadcastBytes = 64 << 10;
 
@@ -74,7 +75,7 @@ Work GroupCommunicator::ReduceScatter(std::span<const BufferRef> partials,
 Work GroupCommunicator::AllReduce(std::span<const BufferRef> partials, BufferRef out,
                                   const SumTree& tree) {
   CheckPartials(partials, out, tree);
-  const bool flat = out.bytes() <= kEagerBytes && size() <= kFlatRanksMax;
+  const bool flat = out.bytes() <= kFlatBytesMax && size() <= kFlatRanksMax;
   std::vector<std::vector<Range>> ranges_of(size());
   if (flat) {
     for (auto& ranges : ranges_of) ranges.push_back({0, out.count});

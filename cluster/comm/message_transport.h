@@ -57,6 +57,7 @@ class StreamLayout {
   int64_t bytes() const { return bytes_; }
   bool has_ring() const { return ring_ != nullptr; }
   int64_t ring_bytes() const { return ring_bytes_; }
+  const std::vector<Segment>& segments() const { return segments_; }
   // The address of stream offset `offset`.
   std::byte* At(int64_t offset) const;
   // The end of the contiguous memory that holds `offset`.
@@ -124,6 +125,8 @@ class MessageTransport {
   virtual void BeginGeneration(uint64_t generation) = 0;
   // True when arrivals call the engine's Waker, so that drivers may sleep instead of polling.
   virtual bool wakes() const = 0;
+  // Polling transports: rounds without news before a driver yields its core.
+  virtual int spin_rounds() const { return 0; }
 };
 
 }  // namespace trireme

@@ -2,16 +2,19 @@
 //
 // 1. Small messages travel whole, in one packet (tag 0) behind a header with their key; packets are
 //    received into a pool, and wait in a table when their receive is not posted yet.
-// 2. A large receive, once posted, takes an MPI tag of its own and grants it to the sender in a
-//    packet; the sender then sends the chunks under that tag. So MPI's matching never sees a key,
-//    and nothing large is ever sent that nobody has asked for: what a dead generation has left
-//    behind are a few packets, dropped by their header.
-// 3. A large Send announces its size, so that a receiver that expects a small one notices.
-// 4. A dropped transfer's posted chunks stay posted, their memory alive in the graveyard: MPI
-//    cannot take a send back, and a live peer may still read or write it.
+// 2. Between processes of one host a large send is announced with its addresses. The receiver reads
+//    the sender's memory when it likes, and says how far it is: no hop but the announcement lies
+//    between the two, and the sender's core is not needed.
+// 3. Between hosts a large receive, once posted, takes an MPI tag of its own and grants it to the
+//    sender in a packet; the sender then sends the chunks under that tag. So MPI's matching never
+//    sees a key, and nothing large is ever sent that nobody has asked for: what a dead generation
+//    leaves behind are a few packets, dropped by their header.
+// 4. A dropped transfer's memory stays alive in the graveyard until the peer has said that it is
+//    done with it, or MPI that its requests are over: neither can be taken back.
 #include <mpi.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <thread>
@@ -19,6 +22,8 @@
 #include <utility>
 
 #include "cluster/comm/group_communicator.h"
+#include "cluster/comm/packet.h"
+#include "cluster/comm/process_memory.h"
 
 namespace trireme {
 namespace {
@@ -27,29 +32,23 @@ constexpr int kPacketTag = 0;
 constexpr int kPacketReceives = 16;
 constexpr int kChunksInFlight = 4;  // of one transfer
 constexpr int64_t kGraveyardBytesMax = int64_t{4} << 30;
+constexpr int64_t kPullBytesMax = 512 << 10;  // a turn's reading: others wait for the lock
+constexpr int kRoundsWithoutMpiMax = 16;
+constexpr int kSpinRounds = 10;
+// Open MPI's shared memory takes 4 KiB with its and our headers without a handshake of its own.
+constexpr int64_t kEagerBytesLocal = 3968;
 constexpr Micros kFinalizePatience = 1'000'000;
 
-enum class PacketType : uint8_t { kEager, kGrant, kAnnounce, kRefuse };
-
-struct PacketHeader {
-  PacketType type;
-  uint8_t operation;
-  uint8_t collective;
-  uint8_t unused;
-  int32_t slot;
-  uint32_t sequence;
-  int32_t tag;  // of the chunks that a grant asks for
-  uint64_t generation;
-  int64_t bytes;  // of the whole message
-  uint16_t group;
-  uint16_t unused2[3];
-};
-static_assert(sizeof(PacketHeader) == 40);
-
-constexpr int64_t kPacketBytesMax = sizeof(PacketHeader) + kEagerBytes;
-using Packet = std::vector<std::byte>;
+// Steps by which the two ends of an announced message report to each other.
+constexpr int64_t kReportBytes = 512 << 10;
 
 struct ChunkNotes : Transfer::Notes {
+  // Of announced messages.
+  StreamLayout remote;    // receive: the sender's memory, empty until announced
+  int64_t ready = 0;      // receive: the prefix that may be read
+  int64_t reported = 0;   // what the peer was told last: done of a receive, limit of a send
+  bool given_up = false;  // send: the receiver will not read on
+  // Of granted messages.
   int tag = -1;        // -1: not granted yet
   int64_t posted = 0;  // the prefix that MPI has been asked to move
   struct Chunk {
@@ -62,20 +61,30 @@ struct ChunkNotes : Transfer::Notes {
   bool dropped = false;
 };
 
+Status RefusedError(const Transfer& send) {
+  return InternalError(StrCat("world rank ", send.peer, " expects a message of another size or ",
+                              "operation, not ", send.layout.bytes(), " bytes"));
+}
+
 ChunkNotes& NotesOf(Transfer& transfer) { return static_cast<ChunkNotes&>(*transfer.notes); }
 
 class MpiTransport final : public MessageTransport {
  public:
-  MpiTransport(int rank, int size, int tag_max, bool finalize)
-      : rank_(rank), size_(size), tag_max_(tag_max), finalize_(finalize) {
+  // readable[r]: the process of rank r, if its memory may be read; else its host is 0.
+  MpiTransport(int rank, std::vector<ProcessIdentity> readable, int tag_max, bool finalize)
+      : rank_(rank), readable_(std::move(readable)), tag_max_(tag_max), finalize_(finalize) {
+    const auto local = std::count_if(readable_.begin(), readable_.end(),
+                                     [](const auto& process) { return process.host != 0; });
+    crowded_ = local > static_cast<int64_t>(std::thread::hardware_concurrency());
     for (int i = 0; i < kPacketReceives; ++i) PostPacketReceive(Packet(kPacketBytesMax));
   }
   ~MpiTransport() override;
 
   int rank() const override { return rank_; }
-  int size() const override { return size_; }
+  int size() const override { return static_cast<int>(readable_.size()); }
   bool Busy() const override { return packet_sends_ > 0; }
   bool wakes() const override { return false; }
+  int spin_rounds() const override { return crowded_ ? 2000 : kSpinRounds; }
 
   void Post(Transfer* transfer) override;
   void Extend(Transfer* transfer) override;
@@ -97,24 +106,40 @@ class MpiTransport final : public MessageTransport {
   };
   using EarlyMap = std::unordered_map<PeerKey, Early, PeerKeyHash>;
 
-  static bool IsEager(const Transfer& transfer) { return transfer.layout.bytes() <= kEagerBytes; }
-  static PacketHeader HeaderOf(const Transfer& transfer, PacketType type);
+  bool IsEager(const Transfer& transfer) const {
+    return transfer.layout.bytes() <=
+           (readable_[transfer.peer].host != 0 ? kEagerBytesLocal : kEagerBytes);
+  }
+  // True when the receiver reads the sender's memory: the same at both ends.
+  bool IsPulled(const Transfer& transfer) const {
+    return readable_[transfer.peer].host != 0 && SegmentsFitPacket(transfer);
+  }
   void AddRequest(MPI_Request request, Request what);
   void PostPacketReceive(Packet packet);
   void SendPacket(int peer, Packet packet);
-  void SendControl(const Transfer& transfer, PacketType type, int tag);
+  void KeepPacket(Packet packet);
+  void SendHeader(int peer, const PacketHeader& header);
+  void SendControl(const Transfer& transfer, PacketType type, int64_t prefix = 0, int tag = 0);
   void SendEager(Transfer* transfer);
   void PostReceive(Transfer* transfer);
   void PostChunks(Transfer* transfer);
   void Grant(Transfer* send, const PacketHeader& header);
-  void DeliverEager(Transfer* receive, const PacketHeader& header, const std::byte* payload);
+  // What a packet means for a posted receive: the message, its announcement, or a mismatch.
+  void Deliver(Transfer* receive, const PacketHeader& header, const Packet& packet);
   void OnPacket(int source, Packet packet, int64_t bytes);
+  void ToReceiver(const PeerKey& key, const PacketHeader& header, const Packet& packet,
+                  int64_t bytes);
+  void ToSender(const PeerKey& key, const PacketHeader& header);
+  bool Pull();
+  void GiveUp(const PeerKey& key, const PacketHeader& announced);
+  void LimitGraveyard();
   void OnChunk(Transfer* transfer, int64_t end);
   void OnError(Request& request, int error);
   bool CancelReceives();
 
   const int rank_;
-  const int size_;
+  const std::vector<ProcessIdentity> readable_;
+  bool crowded_ = false;  // more processes than cores
   const int tag_max_;
   const bool finalize_;
   int next_tag_ = 1;
@@ -124,26 +149,21 @@ class MpiTransport final : public MessageTransport {
   std::vector<int> completed_;
   std::vector<MPI_Status> statuses_;
   int64_t packet_sends_ = 0;
+  int rounds_without_mpi_ = 0;
   std::vector<Packet> idle_packets_;
   std::unordered_map<PeerKey, Transfer*, PeerKeyHash> receives_;  // posted, not complete
-  std::unordered_map<PeerKey, Transfer*, PeerKeyHash> sends_;     // large ones without a grant
+  std::unordered_map<PeerKey, Transfer*, PeerKeyHash> sends_;     // ungranted, or being read
+  std::vector<Transfer*> pulls_;                                  // announced receives
   EarlyMap early_messages_;                                       // eager or announced
+  EarlyMap early_ready_;                                          // overtook the announcement
   EarlyMap early_grants_;
+  struct Buried {
+    std::shared_ptr<void> holder;
+    int64_t bytes;
+  };
+  std::unordered_map<PeerKey, Buried, PeerKeyHash> buried_;  // announced sends, dropped here alone
   int64_t graveyard_bytes_ = 0;
 };
-
-PacketHeader MpiTransport::HeaderOf(const Transfer& transfer, PacketType type) {
-  PacketHeader header = {};
-  header.type = type;
-  header.operation = transfer.operation;
-  header.collective = transfer.key.collective;
-  header.slot = transfer.key.slot;
-  header.sequence = transfer.key.sequence;
-  header.generation = transfer.key.generation;
-  header.bytes = transfer.layout.bytes();
-  header.group = transfer.key.group;
-  return header;
-}
 
 void MpiTransport::AddRequest(MPI_Request request, Request what) {
   requests_.push_back(request);
@@ -161,17 +181,31 @@ void MpiTransport::SendPacket(int peer, Packet packet) {
   MPI_Request request;
   MPI_Isend(packet.data(), static_cast<int>(packet.size()), MPI_BYTE, peer, kPacketTag,
             MPI_COMM_WORLD, &request);
-  if (request == MPI_REQUEST_NULL) return;
+  int gone = 0;  // most are, at once
+  MPI_Test(&request, &gone, MPI_STATUS_IGNORE);
+  if (gone) {
+    KeepPacket(std::move(packet));
+    return;
+  }
   ++packet_sends_;
   AddRequest(request, {Request::What::kPacketSend, std::move(packet)});
 }
 
-void MpiTransport::SendControl(const Transfer& transfer, PacketType type, int tag) {
-  PacketHeader header = HeaderOf(transfer, type);
-  header.tag = tag;
+void MpiTransport::KeepPacket(Packet packet) {
+  if (idle_packets_.size() < 2 * kPacketReceives) idle_packets_.push_back(std::move(packet));
+}
+
+void MpiTransport::SendHeader(int peer, const PacketHeader& header) {
   Packet packet(sizeof(header));
-  std::memcpy(packet.data(), &header, sizeof(header));
-  SendPacket(transfer.peer, std::move(packet));
+  WriteHeader(header, &packet);
+  SendPacket(peer, std::move(packet));
+}
+
+void MpiTransport::SendControl(const Transfer& transfer, PacketType type, int64_t prefix, int tag) {
+  PacketHeader header = HeaderOf(transfer, type);
+  header.prefix = prefix;
+  header.tag = tag;
+  SendHeader(transfer.peer, header);
 }
 
 void MpiTransport::SendEager(Transfer* transfer) {
@@ -180,16 +214,8 @@ void MpiTransport::SendEager(Transfer* transfer) {
     packet = std::move(idle_packets_.back());
     idle_packets_.pop_back();
   }
-  packet.resize(sizeof(PacketHeader) + transfer->layout.bytes());
-  const PacketHeader header = HeaderOf(*transfer, PacketType::kEager);
-  std::memcpy(packet.data(), &header, sizeof(header));
-  for (int64_t offset = 0; offset < header.bytes;) {
-    const int64_t end = transfer->layout.ContiguousEnd(offset);
-    std::memcpy(packet.data() + sizeof(header) + offset, transfer->layout.At(offset), end - offset);
-    offset = end;
-  }
-  SendPacket(transfer->peer, std::move(packet));
-  transfer->done = header.bytes;
+  SendPacket(transfer->peer, EagerPacket(*transfer, std::move(packet)));
+  transfer->done = transfer->layout.bytes();
   transfer->complete = true;
 }
 
@@ -200,43 +226,85 @@ void MpiTransport::Post(Transfer* transfer) {
     if (transfer->limit == transfer->layout.bytes()) SendEager(transfer);
     return;
   }
-  if (!transfer->key.collective) SendControl(*transfer, PacketType::kAnnounce, 0);
   const PeerKey key{transfer->peer, transfer->key};
-  if (const auto early = early_grants_.find(key); early != early_grants_.end()) {
-    const PacketHeader header = early->second.header;
-    early_grants_.erase(early);
-    Grant(transfer, header);
-  } else {
-    sends_[key] = transfer;
+  const bool pulled = IsPulled(*transfer);
+  // Without addresses an announcement only tells a receiver that expects something small.
+  if (pulled || !transfer->key.collective) {
+    SendPacket(transfer->peer, AnnouncePacket(*transfer, pulled));
+    NotesOf(*transfer).reported = transfer->limit;
   }
+  const auto early = early_grants_.find(key);
+  if (early == early_grants_.end()) {
+    sends_[key] = transfer;
+    return;
+  }
+  const PacketHeader header = early->second.header;
+  early_grants_.erase(early);
+  Grant(transfer, header);
 }
 
 void MpiTransport::PostReceive(Transfer* transfer) {
   const PeerKey key{transfer->peer, transfer->key};
+  receives_[key] = transfer;
   if (const auto early = early_messages_.find(key); early != early_messages_.end()) {
     const Early message = std::move(early->second);
     early_messages_.erase(early);
-    if (message.header.type == PacketType::kEager || IsEager(*transfer) ||
-        message.header.bytes != transfer->layout.bytes()) {
-      DeliverEager(transfer, message.header, message.packet.data() + sizeof(PacketHeader));
-      return;
-    }
+    Deliver(transfer, message.header, message.packet);
+    if (transfer->complete || !transfer->status.ok()) return;
   }
-  receives_[key] = transfer;
-  if (IsEager(*transfer)) return;
+  if (IsEager(*transfer) || IsPulled(*transfer)) return;
   NotesOf(*transfer).tag = next_tag_;
   next_tag_ = next_tag_ == tag_max_ ? 1 : next_tag_ + 1;
-  SendControl(*transfer, PacketType::kGrant, NotesOf(*transfer).tag);
+  SendControl(*transfer, PacketType::kGrant, 0, NotesOf(*transfer).tag);
   PostChunks(transfer);
 }
 
 void MpiTransport::Extend(Transfer* transfer) {
   if (transfer->complete || transfer->notes == nullptr) return;
-  if (!IsEager(*transfer)) {
+  const bool all = transfer->limit == transfer->layout.bytes();
+  if (IsEager(*transfer)) {
+    if (transfer->send && all) SendEager(transfer);
+  } else if (!IsPulled(*transfer)) {
     PostChunks(transfer);
-  } else if (transfer->send && transfer->limit == transfer->layout.bytes()) {
-    SendEager(transfer);
+  } else if (ChunkNotes& notes = NotesOf(*transfer);
+             transfer->send && (all || transfer->limit - notes.reported >= kReportBytes)) {
+    notes.reported = transfer->limit;
+    SendControl(*transfer, PacketType::kReady, transfer->limit);
   }
+}
+
+// Reads what may be read of the announced messages, one chunk of each; true if there was any.
+bool MpiTransport::Pull() {
+  bool progressed = false;
+  for (size_t i = 0; i < pulls_.size();) {
+    Transfer* receive = pulls_[i];
+    ChunkNotes& notes = NotesOf(*receive);
+    const int64_t allowed = std::min(notes.ready, receive->limit);
+    if (receive->done < allowed) {
+      const int64_t end = std::min(
+          {allowed, receive->layout.ContiguousEnd(receive->done),
+           receive->done +
+               (receive->layout.has_ring() ? ChunkBytes(receive->layout.bytes()) : kPullBytesMax)});
+      receive->status = ReadProcessMemory(readable_[receive->peer], notes.remote, receive->done,
+                                          end, receive->layout.At(receive->done))
+                            .WithContext(StrCat("world rank ", receive->peer, " is lost"));
+      if (receive->status.ok()) receive->done = end;
+      receive->complete = receive->done == receive->layout.bytes();
+      progressed = true;
+      if (receive->complete || receive->done - notes.reported >= kReportBytes) {
+        notes.reported = receive->done;
+        SendControl(*receive, PacketType::kDone, receive->done);
+      }
+    }
+    if (receive->complete) receives_.erase({receive->peer, receive->key});
+    if (receive->complete || !receive->status.ok()) {
+      pulls_.erase(pulls_.begin() + i);
+    } else {
+      ++i;
+    }
+    if (progressed && !receive->layout.has_ring()) break;
+  }
+  return progressed;
 }
 
 void MpiTransport::PostChunks(Transfer* transfer) {
@@ -265,63 +333,127 @@ void MpiTransport::PostChunks(Transfer* transfer) {
 void MpiTransport::Grant(Transfer* send, const PacketHeader& header) {
   send->heard = true;
   if (header.bytes != send->layout.bytes() || header.operation != send->operation) {
-    SendControl(*send, PacketType::kRefuse, 0);
-    send->status = InternalError(StrCat("world rank ", send->peer, " expects a message of ",
-                                        header.bytes, " bytes in another operation or size, not ",
-                                        send->layout.bytes(), " bytes"));
+    SendControl(*send, PacketType::kRefuseReceive);
+    send->status = RefusedError(*send);
     return;
   }
   NotesOf(*send).tag = header.tag;
   PostChunks(send);
 }
 
-void MpiTransport::DeliverEager(Transfer* receive, const PacketHeader& header,
-                                const std::byte* payload) {
+void MpiTransport::Deliver(Transfer* receive, const PacketHeader& header, const Packet& packet) {
   receive->heard = true;
+  const PeerKey key{receive->peer, receive->key};
   if (header.bytes != receive->layout.bytes() || header.operation != receive->operation) {
     receive->status = MismatchError(*receive, header.operation, header.bytes);
+    if (header.type == PacketType::kAnnounce) SendControl(*receive, PacketType::kRefuseSend);
+    receives_.erase(key);
     return;
   }
-  for (int64_t offset = 0; offset < header.bytes;) {
-    const int64_t end = receive->layout.ContiguousEnd(offset);
-    std::memcpy(receive->layout.At(offset), payload + offset, end - offset);
-    offset = end;
+  if (header.type == PacketType::kEager) {
+    const std::byte* payload = packet.data() + sizeof(header);
+    for (int64_t offset = 0; offset < header.bytes;) {
+      const int64_t end = receive->layout.ContiguousEnd(offset);
+      std::memcpy(receive->layout.At(offset), payload + offset, end - offset);
+      offset = end;
+    }
+    receive->done = header.bytes;
+    receive->complete = true;
+    receives_.erase(key);
+  } else if (IsPulled(*receive)) {
+    ChunkNotes& notes = NotesOf(*receive);
+    notes.remote = AnnouncedSegments(packet);
+    notes.ready = header.prefix;
+    if (const auto early = early_ready_.find(key); early != early_ready_.end()) {
+      notes.ready = std::max(notes.ready, early->second.header.prefix);
+      early_ready_.erase(early);
+    }
+    CHECK_EQ(notes.remote.bytes(), header.bytes);
+    const auto before =
+        std::upper_bound(pulls_.begin(), pulls_.end(), receive,
+                         [](const Transfer* a, const Transfer* b) { return a->peer < b->peer; });
+    pulls_.insert(before, receive);
   }
-  receive->done = header.bytes;
-  receive->complete = true;
 }
 
 void MpiTransport::OnPacket(int source, Packet packet, int64_t bytes) {
-  PacketHeader header;
-  CHECK_GE(bytes, static_cast<int64_t>(sizeof(header))) << "a packet from world rank " << source;
-  std::memcpy(&header, packet.data(), sizeof(header));
-  const PeerKey key{
-      source,
-      {header.generation, header.group, header.collective != 0, header.slot, header.sequence}};
-  if (header.generation < generation_) {
-    // Nobody waits for it any more.
-  } else if (header.type == PacketType::kGrant) {
-    if (const auto found = sends_.find(key); found != sends_.end()) {
-      Transfer* send = found->second;
-      sends_.erase(found);
-      Grant(send, header);
-    } else {
+  const PacketHeader header = ReadHeader(packet, bytes, source);
+  const PeerKey key{source, header.key()};
+  if (header.type == PacketType::kGrant || header.type == PacketType::kDone ||
+      header.type == PacketType::kRefuseSend || header.type == PacketType::kGivenUp) {
+    ToSender(key, header);
+  } else {
+    ToReceiver(key, header, packet, bytes);
+  }
+  packet.resize(kPacketBytesMax);
+  PostPacketReceive(std::move(packet));
+}
+
+void MpiTransport::ToSender(const PeerKey& key, const PacketHeader& header) {
+  if (const auto grave = buried_.find(key); grave != buried_.end()) {
+    if (header.type == PacketType::kDone && header.prefix < header.bytes) return;
+    graveyard_bytes_ -= grave->second.bytes;
+    buried_.erase(grave);
+    return;
+  }
+  const auto found = sends_.find(key);
+  if (found == sends_.end()) {
+    if (header.type == PacketType::kGrant && header.generation >= generation_) {
       early_grants_[key] = {header, {}};
     }
-  } else if (const auto found = receives_.find(key); found != receives_.end()) {
-    Transfer* receive = found->second;
-    const bool mismatch = header.bytes != receive->layout.bytes() ||
-                          (header.type == PacketType::kEager) != IsEager(*receive);
-    receive->heard = true;
-    if (header.type != PacketType::kAnnounce || mismatch) {
-      receives_.erase(found);
-      DeliverEager(receive, header, packet.data() + sizeof(header));
-    }
-  } else if (header.type != PacketType::kRefuse) {
-    const int64_t kept = header.type == PacketType::kEager ? bytes : 0;
-    early_messages_[key] = {header, Packet(packet.begin(), packet.begin() + kept)};
+    return;
   }
-  PostPacketReceive(std::move(packet));
+  Transfer* send = found->second;
+  send->heard = true;
+  if (header.type == PacketType::kGivenUp) {
+    NotesOf(*send).given_up = true;
+    return;
+  }
+  if (header.type == PacketType::kDone) {
+    send->done = std::max(send->done, header.prefix);
+    send->complete = send->done == send->layout.bytes();
+    if (!send->complete) return;
+  }
+  sends_.erase(found);
+  if (header.type == PacketType::kGrant) Grant(send, header);
+  if (header.type == PacketType::kRefuseSend) send->status = RefusedError(*send);
+}
+
+void MpiTransport::ToReceiver(const PeerKey& key, const PacketHeader& header, const Packet& packet,
+                              int64_t bytes) {
+  if (header.generation < generation_) {
+    GiveUp(key, header);
+    return;
+  }
+  const auto found = receives_.find(key);
+  if (found == receives_.end()) {
+    if (header.type == PacketType::kReady) {
+      Early& early = early_ready_[key];
+      if (header.prefix > early.header.prefix) early.header = header;
+    } else if (header.type != PacketType::kRefuseReceive) {
+      early_messages_[key] = {header, Packet(packet.begin(), packet.begin() + bytes)};
+    }
+    return;
+  }
+  Transfer* receive = found->second;
+  if (header.type != PacketType::kReady) {
+    Deliver(receive, header, Packet(packet.begin(), packet.begin() + bytes));
+    return;
+  }
+  if (ChunkNotes& notes = NotesOf(*receive); notes.remote.bytes() > 0) {
+    notes.ready = std::max(notes.ready, header.prefix);
+  } else {
+    Early& early = early_ready_[key];
+    if (header.prefix > early.header.prefix) early.header = header;
+  }
+}
+
+// Tells the sender of a message that nobody will read that it may forget it.
+void MpiTransport::GiveUp(const PeerKey& key, const PacketHeader& announced) {
+  if (announced.type != PacketType::kAnnounce) return;
+  PacketHeader header = announced;
+  header.type = PacketType::kGivenUp;
+  SendHeader(key.peer, header);
 }
 
 void MpiTransport::OnChunk(Transfer* transfer, int64_t end) {
@@ -365,12 +497,16 @@ void MpiTransport::OnError(Request& request, int error) {
 }
 
 bool MpiTransport::Poll() {
+  // MPI may yield the core to another rank of it, while there is work in our caches.
+  const bool pulled = Pull();
+  if (pulled && ++rounds_without_mpi_ < kRoundsWithoutMpiMax) return true;
+  rounds_without_mpi_ = 0;
   int count = 0;
   completed_.resize(requests_.size());
   statuses_.resize(requests_.size());
   const int result = MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &count,
                                   completed_.data(), statuses_.data());
-  if (count == MPI_UNDEFINED || count <= 0) return false;
+  if (count == MPI_UNDEFINED || count <= 0) return pulled;
   // Taken out first, from the back: what the handlers post is appended.
   std::vector<std::pair<Request, MPI_Status>> news;
   news.reserve(count);
@@ -388,9 +524,7 @@ bool MpiTransport::Poll() {
   for (auto& [request, status] : news) {
     if (request.what == Request::What::kPacketSend) {
       --packet_sends_;
-      if (idle_packets_.size() < 2 * kPacketReceives) {
-        idle_packets_.push_back(std::move(request.packet));
-      }
+      KeepPacket(std::move(request.packet));
     } else if (status.MPI_ERROR != MPI_SUCCESS) {
       OnError(request, status.MPI_ERROR);
     } else if (request.what == Request::What::kChunk) {
@@ -407,20 +541,30 @@ bool MpiTransport::Poll() {
 void MpiTransport::Drop(Transfer* transfer, std::shared_ptr<void> holder) {
   if (transfer->notes == nullptr) return;
   const PeerKey key{transfer->peer, transfer->key};
+  ChunkNotes& notes = NotesOf(*transfer);
+  notes.dropped = true;
   auto& table = transfer->send ? sends_ : receives_;
   if (const auto found = table.find(key); found != table.end() && found->second == transfer) {
     table.erase(found);
+    if (transfer->send && IsPulled(*transfer) && !notes.given_up) {
+      graveyard_bytes_ += transfer->layout.bytes();
+      buried_[key] = {holder, transfer->layout.bytes()};
+    }
   }
-  ChunkNotes& notes = NotesOf(*transfer);
-  notes.dropped = true;
-  if (notes.in_flight == 0) return;
-  notes.holder = std::move(holder);
-  graveyard_bytes_ += transfer->layout.bytes();
+  if (std::erase(pulls_, transfer) > 0) SendControl(*transfer, PacketType::kGivenUp);
+  if (notes.in_flight > 0) {
+    notes.holder = std::move(holder);
+    graveyard_bytes_ += transfer->layout.bytes();
+  }
+  LimitGraveyard();
+}
+
+void MpiTransport::LimitGraveyard() {
   if (graveyard_bytes_ <= kGraveyardBytesMax) return;
   CancelReceives();
   Poll();
   CHECK_LE(graveyard_bytes_, kGraveyardBytesMax)
-      << "too much memory is held by abandoned MPI requests: only a new process frees it";
+      << "too much memory is held by abandoned messages: only a new process frees it";
 }
 
 // Asks MPI to give back receives that nobody has matched, those of dropped transfers alone unless
@@ -439,8 +583,12 @@ bool MpiTransport::CancelReceives() {
 
 void MpiTransport::BeginGeneration(uint64_t generation) {
   generation_ = generation;
-  for (EarlyMap* early : {&early_messages_, &early_grants_}) {
-    std::erase_if(*early, [&](const auto& e) { return e.first.key.generation < generation; });
+  for (EarlyMap* early : {&early_messages_, &early_ready_, &early_grants_}) {
+    std::erase_if(*early, [&](const auto& entry) {
+      if (entry.first.key.generation >= generation) return false;
+      GiveUp(entry.first, entry.second.header);
+      return true;
+    });
   }
 }
 
@@ -473,6 +621,32 @@ MpiTransport::~MpiTransport() {
 }
 
 }  // namespace
+
+// Who may be read by this process: all of its host, if every process of the job can read its
+// neighbours; else nobody. Both ends of a message must judge alike, so the verdict is common.
+// Collective over MPI_COMM_WORLD: part of the start of MPI.
+std::vector<ProcessIdentity> ReadableProcesses(int size) {
+  const ProcessIdentity mine = MyProcessIdentity();
+  std::vector<ProcessIdentity> all(size);
+  MPI_Allgather(&mine, sizeof(mine), MPI_BYTE, all.data(), sizeof(mine), MPI_BYTE, MPI_COMM_WORLD);
+  const char* wish = std::getenv("TRIREME_COMM_PULL");
+  int works = wish == nullptr || std::string(wish) != "0";
+  for (const ProcessIdentity& process : all) {
+    if (!works || process.host != mine.host) continue;
+    uint64_t cookie = 0;
+    const StreamLayout remote({{reinterpret_cast<std::byte*>(process.cookie_address),
+                                static_cast<int64_t>(sizeof(cookie))}});
+    works =
+        ReadProcessMemory(process, remote, 0, sizeof(cookie), reinterpret_cast<std::byte*>(&cookie))
+            .ok();
+  }
+  int all_work = 0;
+  MPI_Allreduce(&works, &all_work, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
+  for (ProcessIdentity& process : all) {
+    if (!all_work || process.host != mine.host) process.host = 0;
+  }
+  return all;
+}
 
 Result<std::unique_ptr<CommunicatorFactory>> MpiWorld() {
   const LaunchInfo launch = DetectLaunch();
@@ -508,7 +682,8 @@ Result<std::unique_ptr<CommunicatorFactory>> MpiWorld() {
   CHECK(found) << "MPI without a largest tag";
   std::unique_ptr<CommunicatorFactory> factory =
       std::make_unique<EngineFactory>(std::make_shared<CommEngine>(
-          std::make_unique<MpiTransport>(rank, size, std::min(*tag_max, 1 << 30), !initialized),
+          std::make_unique<MpiTransport>(rank, ReadableProcesses(size), std::min(*tag_max, 1 << 30),
+                                         !initialized),
           std::make_shared<Waker>()));
   return factory;
 }
