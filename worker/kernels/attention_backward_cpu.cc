@@ -116,7 +116,7 @@ template <typename T>
 void BackwardKeyHead(const Gradients& g, int64_t b, int64_t key_head, const float* saved,
                      float scale, const int32_t* starts) {
   const int64_t length = g.q.length, d = g.q.head_dim, group = g.q.heads / g.k.heads;
-  const int64_t tokens = BlockTokens(group);
+  const int64_t tokens = BlockTokens(group, g.q.dtype);
   const Scratch<T> s(length, d, std::min(group, kHeadsMax) * tokens);
   const T *k = HeadRow<T>(g.k, b, 0, key_head), *v = HeadRow<T>(g.v, b, 0, key_head);
   CopyRows(k, g.k.row_stride, length, d, s.k, d);

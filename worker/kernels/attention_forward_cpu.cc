@@ -133,7 +133,7 @@ void ForwardBlock(const QueryBlock& block, const Heads& q, const PackedKeys<T>& 
 void AttentionBlocks(Stream& stream, const Heads& q, const Heads& k, const Heads& v, float scale,
                      const int32_t* lengths, const int32_t* starts, const Heads& out,
                      float* log_sum_exp) {
-  const int64_t group = q.heads / k.heads, tokens = BlockTokens(group);
+  const int64_t group = q.heads / k.heads, tokens = BlockTokens(group, q.dtype);
   const int64_t parts = CeilDivide(group, kHeadsMax), blocks = CeilDivide(q.length, tokens);
   const int64_t tasks = q.batch * k.heads * parts;  // of one block of tokens
   WithFloatType(q.dtype, [&](auto* type) {

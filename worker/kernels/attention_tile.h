@@ -113,10 +113,13 @@ struct QueryBlock {
   }
 };
 
-// Query heads of a block and its tokens: about 128 rows, where the products of tiles are fast,
-// and few tokens where many heads share keys, since a block's tokens waste half a square of scores.
+// Query heads of a block, and its tokens: rows enough for fast products of tiles (bf16 wants more),
+// few tokens where many heads share keys, since a block's tokens waste half a square of scores.
 inline constexpr int64_t kHeadsMax = 8;
-inline int64_t BlockTokens(int64_t group) { return group >= 8 ? 16 : group >= 4 ? 32 : 64; }
+inline int64_t BlockTokens(int64_t group, DType dtype) {
+  if (dtype == DType::kBF16) return group >= 8 ? 16 : group >= 4 ? 32 : 64;
+  return group >= 4 ? 16 : group >= 2 ? 32 : 64;
+}
 inline constexpr int64_t kRowsMax = 224;  // the most of heads times tokens
 
 // Visible columns [low, high) of a row in the strip of keys [key, key + keys).

@@ -48,31 +48,53 @@ inline VecHalfBits ToHalfBits(Vec x) {
 #endif
 }
 
-// Lanes beyond the count are zero.
-template <typename Count>
-Vec Load(const float* p, Count count) {
+// Lanes beyond the count are zero, and no memory beyond it is touched.
+inline Vec Load(const float* p, AllLanes) {
+  Vec x;
+  std::memcpy(&x, p, sizeof(x));
+  return x;
+}
+inline Vec Load(const BFloat16* p, AllLanes) {
+  VecHalfBits x;
+  std::memcpy(&x, p, sizeof(x));
+  return ToVec(x);
+}
+inline void Store(float* p, Vec x, AllLanes) { std::memcpy(p, &x, sizeof(x)); }
+inline void Store(BFloat16* p, Vec x, AllLanes) {
+  const VecHalfBits bits = ToHalfBits(x);
+  std::memcpy(p, &bits, sizeof(bits));
+}
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+inline __mmask16 FirstLanes(int64_t count) { return static_cast<__mmask16>((1u << count) - 1); }
+inline Vec Load(const float* p, int64_t count) {
+  return reinterpret_cast<Vec>(_mm512_maskz_loadu_ps(FirstLanes(count), p));
+}
+inline Vec Load(const BFloat16* p, int64_t count) {
+  return ToVec(reinterpret_cast<VecHalfBits>(_mm256_maskz_loadu_epi16(FirstLanes(count), p)));
+}
+inline void Store(float* p, Vec x, int64_t count) {
+  _mm512_mask_storeu_ps(p, FirstLanes(count), reinterpret_cast<__m512>(x));
+}
+inline void Store(BFloat16* p, Vec x, int64_t count) {
+  _mm256_mask_storeu_epi16(p, FirstLanes(count), reinterpret_cast<__m256i>(ToHalfBits(x)));
+}
+#else
+inline Vec Load(const float* p, int64_t count) {
   Vec x{};
   std::memcpy(&x, p, count * sizeof(float));
   return x;
 }
-template <typename Count>
-Vec Load(const BFloat16* p, Count count) {
+inline Vec Load(const BFloat16* p, int64_t count) {
   VecHalfBits x{};
   std::memcpy(&x, p, count * sizeof(BFloat16));
   return ToVec(x);
 }
-template <typename Count>
-void Store(float* p, Vec x, Count count) {
-  std::memcpy(p, &x, count * sizeof(float));
-}
-template <typename Count>
-void Store(BFloat16* p, Vec x, Count count) {
+inline void Store(float* p, Vec x, int64_t count) { std::memcpy(p, &x, count * sizeof(float)); }
+inline void Store(BFloat16* p, Vec x, int64_t count) {
   const VecHalfBits bits = ToHalfBits(x);
   std::memcpy(p, &bits, count * sizeof(BFloat16));
 }
-// What a store of x and a load of it again give.
-inline Vec RoundTo(float, Vec x) { return x; }
-inline Vec RoundTo(BFloat16, Vec x) { return ToVec(ToHalfBits(x)); }
+#endif
 
 // Calls body(i, count) for i = 0, 16, ... below n: count is AllLanes{} or the tail's int64_t.
 template <typename Body>
