@@ -1,7 +1,6 @@
 #include "parallelism/leaf_plan.h"
 
 #include <algorithm>
-#include <bit>
 
 namespace trireme {
 namespace {
@@ -21,13 +20,6 @@ bool AreSiblings(const SumTree& tree, SumTree::Node left, SumTree::Node right) {
 }
 
 }  // namespace
-
-int AutoSumLeaves(int microbatches, int data_width) {
-  CHECK_GT(microbatches, 0);
-  const int divisor = 1 << std::countr_zero(static_cast<unsigned>(microbatches));
-  const int wanted = static_cast<int>(std::bit_ceil(static_cast<unsigned>(data_width)));
-  return std::min(divisor, std::max(8, wanted));
-}
 
 Status CheckSumLeaves(int microbatches, int leaves, int data_width) {
   if (leaves < 1 || microbatches % leaves != 0) {

@@ -12,9 +12,6 @@
 
 namespace trireme {
 
-// batch.sum_leaves when it is "auto": 8, or the data width rounded up to a power of two if that is
-// larger, but no more than the largest power of two that divides the microbatches of a step.
-int AutoSumLeaves(int microbatches, int data_width);
 // Whether a step of so many microbatches can be split into these leaves over this width. Errors say
 // which number of run.yaml does not fit.
 Status CheckSumLeaves(int microbatches, int leaves, int data_width);

@@ -57,7 +57,7 @@ class SlabPool {
 };
 
 // Messages of one carry, on their way.
-struct Transfer {
+struct CarryTransfer {
   int microbatch = -1;  // of the schedule
   Slab slab;
   std::vector<Work> works;
@@ -143,7 +143,7 @@ class PipelineExecutor::Run {
     int buffers = 0;
     std::vector<int> order;  // microbatches by use
     size_t posted = 0;
-    std::deque<Transfer> transfers;  // posted, and in use until End
+    std::deque<CarryTransfer> transfers;  // posted, and in use until End
   };
 
   // As many slabs as microbatches are live at once, and one to receive ahead.
@@ -171,7 +171,7 @@ class PipelineExecutor::Run {
     const int64_t bytes = CarryBytes(receives->spec);
     while (receives->posted < receives->order.size() &&
            static_cast<int>(receives->transfers.size()) < receives->buffers) {
-      Transfer transfer;
+      CarryTransfer transfer;
       transfer.microbatch = receives->order[receives->posted++];
       transfer.slab = receives->pool->Take(bytes);
       for (const Carry::Item& item : CarryIn(receives->spec, transfer.slab).items) {
@@ -185,7 +185,7 @@ class PipelineExecutor::Run {
 
   Result<Carry> Received(Receives* receives, int microbatch) {
     if (receives->spec.items.empty()) return Carry{};
-    for (Transfer& transfer : receives->transfers) {
+    for (CarryTransfer& transfer : receives->transfers) {
       if (transfer.microbatch != microbatch) continue;
       RETURN_IF_ERROR(transfer.Wait(options_.timeout));
       return CarryIn(receives->spec, transfer.slab);
@@ -201,7 +201,7 @@ class PipelineExecutor::Run {
       sends_.front().second->Give(std::move(sends_.front().first.slab));
       sends_.pop_front();
     }
-    Transfer transfer;
+    CarryTransfer transfer;
     transfer.microbatch = microbatch;
     transfer.slab = pool->Take(CarryBytes(spec));
     const Carry copy = CarryIn(spec, transfer.slab);
@@ -253,7 +253,7 @@ class PipelineExecutor::Run {
   void End(int microbatch) {
     std::erase(live_, microbatch);
     for (Receives* receives : {&inputs_, &gradients_}) {
-      std::erase_if(receives->transfers, [&](Transfer& transfer) {
+      std::erase_if(receives->transfers, [&](CarryTransfer& transfer) {
         if (transfer.microbatch != microbatch) return false;
         receives->pool->Give(std::move(transfer.slab));
         return true;
@@ -274,7 +274,7 @@ class PipelineExecutor::Run {
   Status GiveUp(const Status& status, const std::string& action) {
     for (auto& [transfer, pool] : sends_) transfer.Abandon();
     for (Receives* receives : {&inputs_, &gradients_}) {
-      for (Transfer& transfer : receives->transfers) transfer.Abandon();
+      for (CarryTransfer& transfer : receives->transfers) transfer.Abandon();
     }
     for (int microbatch : live_) model_.Forget(ids_[microbatch]);
     return status.WithContext(StrCat("pipeline stage ", stage_, ", ", action));
@@ -288,7 +288,7 @@ class PipelineExecutor::Run {
   std::span<const MicrobatchId> ids_;
   Receives inputs_;
   Receives gradients_;
-  std::deque<std::pair<Transfer, SlabPool*>> sends_;
+  std::deque<std::pair<CarryTransfer, SlabPool*>> sends_;
   std::vector<int> live_;
 };
 

@@ -5,15 +5,6 @@
 namespace trireme {
 namespace {
 
-TEST(LeafPlanTest, AutoLeavesAreTheDesigns) {
-  EXPECT_EQ(AutoSumLeaves(8, 1), 8);
-  EXPECT_EQ(AutoSumLeaves(64, 2), 8);
-  EXPECT_EQ(AutoSumLeaves(64, 12), 16);
-  EXPECT_EQ(AutoSumLeaves(12, 1), 4);
-  EXPECT_EQ(AutoSumLeaves(7, 1), 1);
-  EXPECT_EQ(AutoSumLeaves(8, 12), 8);
-}
-
 TEST(LeafPlanTest, WidthsAndLeavesThatDoNotFitAreRefused) {
   EXPECT_TRUE(CheckSumLeaves(8, 8, 3).ok());
   EXPECT_EQ(CheckSumLeaves(12, 8, 2).message(),
