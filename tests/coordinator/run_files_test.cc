@@ -166,7 +166,7 @@ TEST_F(RunFilesTest, NoMetricsAreNoError) {
 }
 
 TEST_F(RunFilesTest, ATornLastLineIsCutBeforeAppending) {
-  Write("lines", "one\ntwo\nthr");
+  Write("lines", "one\ntwo\nthree was being written");
   LineFile file;
   ASSERT_TRUE(file.Open(dir_ + "/lines").ok());
   file.Append("three");
