@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <iostream>
 #include <memory>
+#include <numeric>
 #include <thread>
 
 #include "cli/command.h"
@@ -34,6 +35,7 @@ struct TrainCommand {
 
 // What rank 0 tells the other processes before they meet it over TCP. Plain bytes.
 struct Bootstrap {
+  int32_t bf16 = 0;
   int32_t exit_code = -1;  // not negative: there is nothing to run, leave with it
   char address[256] = "";
   char secret[256] = "";
@@ -150,7 +152,8 @@ Status TrainInThreads(const TrainCommand& command) {
       TrainingWorkerOptions options;
       options.coordinator = coordinator->endpoint();
       options.transport = world[rank].get();
-      options.workers_in_process = workers;
+      options.workers_in_process = options.workers_on_host = workers;
+      options.bf16 = run.config->precision().compute() == "bfloat16";
       const Status status = RunTrainingWorker(options);
       if (!status.ok()) LOG(INFO) << "worker " << rank << ": " << status.message();
     });
@@ -161,18 +164,63 @@ Status TrainInThreads(const TrainCommand& command) {
   return verdict;
 }
 
-Status ShareBootstrap(CommunicatorFactory* world, Bootstrap* bootstrap) {
-  std::vector<int> all(world->world_size());
-  for (int rank = 0; rank < world->world_size(); ++rank) all[rank] = rank;
-  const auto group = world->Create("bootstrap", all, 1, 0);
-  Work work = group->Broadcast({bootstrap, sizeof(*bootstrap), DType::kU8}, 0);
+Status Await(Work work) {
   const Status status = work.Wait(120'000'000);
   if (!status.ok()) work.Abandon();
   return status;
 }
 
+// All processes of the job meet before anything else: who is where, then what rank 0 has to say.
+class Meeting {
+ public:
+  static constexpr size_t kHostBytes = 64;
+
+  explicit Meeting(CommunicatorFactory* world) : world_(world) {
+    std::vector<int> all(world->world_size());
+    std::iota(all.begin(), all.end(), 0);
+    group_ = world->Create("bootstrap", all, 1, 0);
+  }
+
+  Status ShareHosts() {
+    hosts_.assign(world_->world_size() * kHostBytes, '\0');
+    gethostname(hosts_.data() + world_->world_rank() * kHostBytes, kHostBytes - 1);
+    std::vector<Piece> pieces;
+    for (int rank = 0; rank < world_->world_size(); ++rank) {
+      const auto begin = static_cast<int64_t>(rank * kHostBytes);
+      pieces.push_back({rank, begin, begin + static_cast<int64_t>(kHostBytes)});
+    }
+    return Await(group_->AllGather({hosts_.data(), static_cast<int64_t>(hosts_.size()), DType::kU8},
+                                   pieces));
+  }
+  Status Share(Bootstrap* bootstrap) {
+    return Await(group_->Broadcast({bootstrap, sizeof(*bootstrap), DType::kU8}, 0));
+  }
+
+  int WorkersOnThisHost() const {
+    int count = 0;
+    for (int rank = 1; rank < world_->world_size(); ++rank) {
+      count += HostOf(rank) == HostOf(world_->world_rank());
+    }
+    return count;
+  }
+  bool OneHost() const {
+    for (int rank = 1; rank < world_->world_size(); ++rank) {
+      if (HostOf(rank) != HostOf(0)) return false;
+    }
+    return true;
+  }
+
+ private:
+  std::string HostOf(int rank) const { return hosts_.data() + rank * kHostBytes; }
+
+  CommunicatorFactory* world_;
+  std::unique_ptr<Communicator> group_;
+  std::vector<char> hosts_;
+};
+
 // Rank 0 of an MPI job.
-Status TrainAsCoordinator(const TrainCommand& command, CommunicatorFactory* world) {
+Status TrainAsCoordinator(const TrainCommand& command, CommunicatorFactory* world,
+                          Meeting* meeting) {
   Bootstrap bootstrap;
   auto run = Prepare(command, world->world_size());
   std::unique_ptr<Coordinator> coordinator;
@@ -180,7 +228,7 @@ Status TrainAsCoordinator(const TrainCommand& command, CommunicatorFactory* worl
   if (run.ok() && !run->finished) {
     LogTo(run->config->run().dir(), 0);
     const auto spares = static_cast<int>(world->world_size() - 1 - WorkerCount(*run->config));
-    auto started = Coordinator::Start(run.value(), spares, false);
+    auto started = Coordinator::Start(run.value(), spares, meeting->OneHost());
     status = started.status();
     if (started.ok()) {
       coordinator = std::move(started).value();
@@ -192,7 +240,8 @@ Status TrainAsCoordinator(const TrainCommand& command, CommunicatorFactory* worl
     }
   }
   if (coordinator == nullptr) bootstrap.exit_code = ExitCode(status);
-  const Status shared = ShareBootstrap(world, &bootstrap);
+  if (run.ok()) bootstrap.bf16 = run->config->precision().compute() == "bfloat16";
+  const Status shared = meeting->Share(&bootstrap);
   if (!status.ok() || coordinator == nullptr) return status;
   RETURN_IF_ERROR(shared);
   StopRequests stop;
@@ -204,9 +253,9 @@ Status TrainAsCoordinator(const TrainCommand& command, CommunicatorFactory* worl
 }
 
 // Any other rank. What goes wrong is told to the coordinator, whose one line the user reads.
-Status TrainAsWorker(CommunicatorFactory* world) {
+Status TrainAsWorker(CommunicatorFactory* world, Meeting* meeting) {
   Bootstrap bootstrap;
-  RETURN_IF_ERROR(ShareBootstrap(world, &bootstrap));
+  RETURN_IF_ERROR(meeting->Share(&bootstrap));
   if (bootstrap.exit_code >= 0) std::_Exit(bootstrap.exit_code);
   LogTo(bootstrap.log_dir, world->world_rank());
   StopRequests stop;
@@ -215,6 +264,8 @@ Status TrainAsWorker(CommunicatorFactory* world) {
   options.coordinator = {bootstrap.address, bootstrap.secret};
   options.transport = world;
   options.stop = &stop;
+  options.workers_on_host = meeting->WorkersOnThisHost();
+  options.bf16 = bootstrap.bf16 != 0;
   const Status status = RunTrainingWorker(options);
   if (!status.ok()) LOG(INFO) << "leaving: " << status.message();
   return Status(status.code(), "");
@@ -234,9 +285,11 @@ Status Run(const TrainCommand& command) {
   const LaunchInfo launch = DetectLaunch();
   if (!launch.launched) return TrainInThreads(command);
   ASSIGN_OR_RETURN(const auto world, MpiWorld());
-  const bool coordinates = world->world_rank() == 0;
-  const Status status =
-      coordinates ? TrainAsCoordinator(command, world.get()) : TrainAsWorker(world.get());
+  Meeting meeting(world.get());
+  RETURN_IF_ERROR(meeting.ShareHosts());
+  const Status status = world->world_rank() == 0
+                            ? TrainAsCoordinator(command, world.get(), &meeting)
+                            : TrainAsWorker(world.get(), &meeting);
   if (status.code() == StatusCode::kUnavailable || status.code() == StatusCode::kDeadlineExceeded) {
     LeaveWithoutFinalize(status);
   }

@@ -6,44 +6,10 @@
 #include <cstring>
 #include <string>
 
-#include "tests/harness/training_harness.h"
+#include "tests/parity/layouts.h"
 
 namespace trireme {
 namespace {
-
-ModelShape TinyLlama() {
-  ModelShape shape;
-  shape.family = ModelFamily::kLlama;
-  shape.vocab_size = 67;  // odd: vocabulary shards differ in size
-  shape.hidden_size = 32;
-  shape.intermediate_size = 48;
-  shape.layers = 4;
-  shape.heads = 4;
-  shape.kv_heads = 2;
-  shape.head_dim = 8;
-  shape.max_positions = 64;
-  return shape;
-}
-
-ModelShape TinyGpt2() {
-  ModelShape shape = TinyLlama();
-  shape.family = ModelFamily::kGpt2;
-  shape.kv_heads = 4;
-  shape.tied = true;
-  shape.attention_bias = shape.mlp_bias = true;
-  return shape;
-}
-
-HarnessOptions Base(const ModelShape& shape) {
-  HarnessOptions options;
-  options.shape = shape;
-  options.tokens = {2, 12};
-  options.leaves = 8;
-  options.microbatches = RandomBatches(8, options.tokens, shape.vocab_size, 11);
-  options.steps = 3;
-  options.clip_norm = 0.5;
-  return options;
-}
 
 void ExpectSameBits(const HarnessResult& a, const HarnessResult& b) {
   ASSERT_TRUE(a.status.ok()) << a.status.message();
@@ -83,19 +49,19 @@ HarnessOptions With(HarnessOptions options, const LayoutCase& layout) {
 class SameBitsTest : public testing::TestWithParam<LayoutCase> {};
 
 TEST_P(SameBitsTest, LlamaTrainsToTheSerialBits) {
-  const HarnessOptions base = Base(TinyLlama());
+  const HarnessOptions base = BaseRun(TinyLlama());
   static const HarnessResult serial = RunHarness(base);
   ExpectSameBits(serial, RunHarness(With(base, GetParam())));
 }
 
 TEST_P(SameBitsTest, TiedGpt2TrainsToTheSerialBits) {
-  const HarnessOptions base = Base(TinyGpt2());
+  const HarnessOptions base = BaseRun(TinyGpt2());
   static const HarnessResult serial = RunHarness(base);
   ExpectSameBits(serial, RunHarness(With(base, GetParam())));
 }
 
 TEST_P(SameBitsTest, Bf16TrainsToTheSerialBits) {
-  HarnessOptions base = Base(TinyLlama());
+  HarnessOptions base = BaseRun(TinyLlama());
   base.compute = DType::kBF16;
   static const HarnessResult serial = RunHarness(base);
   ExpectSameBits(serial, RunHarness(With(base, GetParam())));
@@ -124,7 +90,7 @@ INSTANTIATE_TEST_SUITE_P(
 // Within one tensor degree, everything else still gives the same bits.
 TEST(TensorParityTest, DataAndPipelineKeepTheBitsOfOneTensorDegree) {
   for (const ModelShape& shape : {TinyLlama(), TinyGpt2()}) {
-    const HarnessOptions base = Base(shape);
+    const HarnessOptions base = BaseRun(shape);
     const HarnessResult tensor = RunHarness(With(base, {"", 1, 2, 1, 0}));
     ExpectSameBits(tensor, RunHarness(With(base, {"", 2, 2, 2, 1})));
     ExpectSameBits(tensor, RunHarness(With(base, {"", 4, 2, 1, 1, "1f1b", 1, Recompute::kFull})));
@@ -134,7 +100,7 @@ TEST(TensorParityTest, DataAndPipelineKeepTheBitsOfOneTensorDegree) {
 // The tolerances of the fixtures' README for these families: losses, norms, and the update.
 TEST(TensorParityTest, TensorDegreesStayWithinRoundingOfSerial) {
   for (const ModelShape& shape : {TinyLlama(), TinyGpt2()}) {
-    const HarnessOptions base = Base(shape);
+    const HarnessOptions base = BaseRun(shape);
     const HarnessResult serial = RunHarness(base);
     HarnessOptions start = base;
     start.steps = 0;
@@ -164,7 +130,7 @@ TEST(TensorParityTest, TensorDegreesStayWithinRoundingOfSerial) {
 
 // The comparison can see an order of sums: other leaves, other bits.
 TEST(SumOrderTest, AnotherNumberOfLeavesGivesOtherBits) {
-  HarnessOptions base = Base(TinyLlama());
+  HarnessOptions base = BaseRun(TinyLlama());
   const HarnessResult eight = RunHarness(base);
   base.leaves = 1;
   const HarnessResult one = RunHarness(base);

@@ -266,31 +266,25 @@ int UsableCores() {
 }
 
 // The threads a worker computes with: what the run says, or its share of this host's cores.
-int ThreadsOf(const proto::Plan& plan, int rank) {
-  if (plan.config().threads() > 0) return static_cast<int>(plan.config().threads());
-  std::string host;
-  for (const proto::Member& member : plan.members()) {
-    if (member.rank() == rank) host = member.host();
-  }
-  int neighbours = 0;
-  for (const proto::Member& member : plan.members()) {
-    neighbours += member.place() >= 0 && member.host() == host;
-  }
+int ThreadsOf(int64_t configured, int workers_on_host) {
+  if (configured > 0) return static_cast<int>(configured);
   const auto cores = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
-  return std::max(1, std::min(UsableCores(), cores / std::max(1, neighbours)));
+  return std::max(1, std::min(UsableCores(), cores / std::max(1, workers_on_host)));
 }
 
-proto::Join MakeJoin(int rank) {
+proto::Join MakeJoin(int rank, const TrainingWorkerOptions& options) {
   proto::Join join;
   char host[256] = "";
   gethostname(host, sizeof(host) - 1);
   join.set_rank(rank);
   join.set_pid(getpid());
   join.set_host(host);
-  join.set_cores(UsableCores());
+  join.set_cores(ThreadsOf(0, options.workers_on_host));
   join.set_device("cpu");
   join.set_library_versions(MatMulLibrary());
   join.set_incarnation(static_cast<uint64_t>(RealClock().NowMicros()));
+  Stream stream(join.cores());
+  join.set_peak_flop_per_second(MeasureProductPeak(stream, options.bf16));
   return join;
 }
 
@@ -338,7 +332,7 @@ Status RunTrainingWorker(const TrainingWorkerOptions& options) {
     if (interrupt->groups != nullptr) interrupt->groups->Revoke(why.message());
   };
   ASSIGN_OR_RETURN(std::unique_ptr<ControlClient> client,
-                   ControlClient::Connect(control, MakeJoin(rank)));
+                   ControlClient::Connect(control, MakeJoin(rank, options)));
   const StopHandler stop(options.stop, client.get());
   const proto::Plan& plan = client->plan();
   if (plan.place() < 0) return client->Finish();  // a parked spare
@@ -355,7 +349,7 @@ Status RunTrainingWorker(const TrainingWorkerOptions& options) {
     status = interrupt->why;
   }
   if (status.ok()) {
-    Stream stream(ThreadsOf(plan, rank));
+    Stream stream(ThreadsOf(plan.config().threads(), options.workers_on_host));
     TrainingWorker worker(options, plan, client.get(), &stream, &groups);
     status = worker.SetUp();
     if (status.ok()) status = worker.Train();

@@ -16,8 +16,12 @@ struct TrainingWorkerOptions {
   // The transport's factory of this rank; the rank is the worker's name in the run. Outlives the
   // call. Rank 0 of a world is the coordinator and never a worker.
   CommunicatorFactory* transport = nullptr;
-  // Workers that share this process, for the memory that each reports.
+  // Workers that share this process, for the memory that each reports; and this host, for the cores
+  // that each computes with.
   int workers_in_process = 1;
+  int workers_on_host = 1;
+  // The precision of the products that `mfu` is a share of.
+  bool bf16 = false;
   // Signals that came to this process; may be null.
   class StopRequests* stop = nullptr;
 };
