@@ -44,6 +44,26 @@ Factors FactorsOf(const AdamWStep& step) {
   return f;
 }
 
+// Past the caches where `kStream`: what is written here is not read again before everything else
+// has been, and a plain store would first read the line that it overwrites.
+template <bool kStream, typename Count>
+void Write(float* p, Vec x, Count count) {
+#if defined(__AVX512F__)
+  if constexpr (kStream && std::is_same_v<Count, AllLanes>) {
+    return _mm512_stream_ps(p, reinterpret_cast<__m512>(x));
+  }
+#endif
+  Store(p, x, count);
+}
+
+bool CanStream(const AdamWSlice& s) {
+  const auto apart = [](const float* from, const float* to) {
+    return from != to && reinterpret_cast<uintptr_t>(to) % 64 == 0;
+  };
+  return apart(s.p, s.p_next) && apart(s.m, s.m_next) && apart(s.v, s.v_next);
+}
+
+template <bool kStream>
 void Update(const AdamWSlice& s, int64_t begin, int64_t end, const Factors& f) {
   const float keep = s.decay ? f.keep : 1.0f;
   ForLanes(end - begin, [&](int64_t offset, auto count) {
@@ -53,22 +73,25 @@ void Update(const AdamWSlice& s, int64_t begin, int64_t end, const Factors& f) {
     const Vec v = Fma(Load(s.v + i, count), Broadcast(f.v_keep), g * g * f.v_new);
     const Vec root = Fma(SquareRoot(v), Broadcast(f.root_inverse), Broadcast(f.eps));
     const Vec p = Fma(m / root, Broadcast(-f.rate), Load(s.p + i, count) * keep);
-    Store(s.m_next + i, m, count);
-    Store(s.v_next + i, v, count);
-    Store(s.p_next + i, p, count);
+    Write<kStream>(s.m_next + i, m, count);
+    Write<kStream>(s.v_next + i, v, count);
+    Write<kStream>(s.p_next + i, p, count);
     if (s.p_compute != nullptr) Store(s.p_compute + i, p, count);
   });
+  if (kStream) _mm_sfence();
 }
 
 double SumOfSquares(const float* x, int64_t n) {
   constexpr int64_t kDoubles = 8;
   using Doubles = double __attribute__((vector_size(64)));
+  using HalfVec = float __attribute__((vector_size(32)));
   Doubles sum[2] = {};
   ForLanes(n, [&](int64_t i, auto count) {
     const Vec v = Load(x + i, count);
+    HalfVec halves[2];
+    std::memcpy(halves, &v, sizeof(v));
     for (int half = 0; half < 2; ++half) {
-      Doubles wide;
-      for (int j = 0; j < kDoubles; ++j) wide[j] = v[half * kDoubles + j];
+      const Doubles wide = __builtin_convertvector(halves[half], Doubles);
       sum[half] += wide * wide;
     }
   });
@@ -92,7 +115,12 @@ void AdamW(Stream& stream, std::span<const AdamWSlice> slices, const AdamWStep& 
   stream.ParallelFor(first.back(), [&](int64_t task) {
     const size_t s = std::upper_bound(first.begin(), first.end(), task) - first.begin() - 1;
     const int64_t begin = (task - first[s]) * kBlock;
-    Update(slices[s], begin, std::min(slices[s].n, begin + kBlock), factors);
+    const int64_t end = std::min(slices[s].n, begin + kBlock);
+    if (CanStream(slices[s])) {
+      Update<true>(slices[s], begin, end, factors);
+    } else {
+      Update<false>(slices[s], begin, end, factors);
+    }
   });
 }
 
