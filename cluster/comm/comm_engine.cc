@@ -123,7 +123,8 @@ bool CommEngine::Drive() {
     CommOperation& operation = *active_[i];
     progressed |= operation.Advance(*transport_);
     for (const auto& transfer : operation.transfers) {
-      if (!transfer->status.ok()) operation.Finish(transfer->status);
+      if (transfer->status.ok()) continue;
+      operation.Finish(transfer->status.WithContext(operation.Describe()));
     }
     if (!operation.finished()) {
       ++i;
@@ -143,8 +144,7 @@ void CommEngine::Submit(std::shared_ptr<CommOperation> operation) {
     auto lock = Lock();
     CommGroup& group = *operation->group;
     if (group.revoked) {
-      operation->Finish(UnavailableError(StrCat(CommOperation::KindName(operation->kind), " of ",
-                                                group.Describe(), ": ", group.revoke_reason)));
+      operation->Finish(UnavailableError(StrCat(operation->Describe(), ": ", group.revoke_reason)));
       return;
     }
     operation->Start(*transport_);

@@ -69,6 +69,8 @@ class CommOperation {
   // Ends the operation with `status`; later calls are ignored.
   void Finish(Status status);
   bool finished() const { return ended.load(std::memory_order_acquire); }
+  // "AllReduce 12 of group 'data' (id 3, generation 1)".
+  std::string Describe() const;
   // The text of a deadline that ran out: operation, group, sequence, who is missing.
   std::string DescribeWait(Micros waited) const;
   static const char* KindName(Kind kind);

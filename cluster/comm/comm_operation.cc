@@ -36,6 +36,10 @@ const char* CommOperation::KindName(Kind kind) {
   return "?";
 }
 
+std::string CommOperation::Describe() const {
+  return StrCat(KindName(kind), " ", sequence, " of ", group->Describe());
+}
+
 void CommOperation::Finish(Status end_status) {
   if (finished()) return;
   status = std::move(end_status);
@@ -88,9 +92,8 @@ std::string CommOperation::DescribeWait(Micros waited) const {
     }
     return text + ")";
   };
-  std::string text =
-      StrCat(KindName(kind), " ", sequence, " of ", group->Describe(), " on rank ", group->rank,
-             ": not done after ", waited / 1000, " ms, waiting for ", list(waiting));
+  std::string text = StrCat(Describe(), " on rank ", group->rank, ": not done after ",
+                            waited / 1000, " ms, waiting for ", list(waiting));
   if (!silent.empty()) text += StrCat("; nothing heard from ", list(silent));
   return text;
 }

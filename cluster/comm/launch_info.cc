@@ -20,19 +20,22 @@ int NumberInEnvironment(const char* name) {
 }  // namespace
 
 LaunchInfo DetectLaunch() {
-  // mpirun of Open MPI sets both; srun sets SLURM_* for one task as well, which is no launch of
-  // several, and a shell inside an allocation has SLURM_NTASKS without a step of its own.
-  const int mpirun_rank = NumberInEnvironment("OMPI_COMM_WORLD_RANK");
-  const int mpirun_size = NumberInEnvironment("OMPI_COMM_WORLD_SIZE");
-  if (mpirun_rank >= 0 && mpirun_size >= 1) return {true, mpirun_rank, mpirun_size};
-  const int slurm_rank = NumberInEnvironment("SLURM_PROCID");
-  const int slurm_size = NumberInEnvironment("SLURM_STEP_NUM_TASKS") >= 1
-                             ? NumberInEnvironment("SLURM_STEP_NUM_TASKS")
-                             : NumberInEnvironment("SLURM_NTASKS");
-  if (slurm_rank >= 0 && slurm_size > 1) return {true, slurm_rank, slurm_size};
-  const int pmix_rank = NumberInEnvironment("PMIX_RANK");
-  const int pmix_size = NumberInEnvironment("PMIX_SIZE");
-  if (pmix_rank >= 0 && pmix_size > 1) return {true, pmix_rank, pmix_size};
+  const struct {
+    const char* rank;
+    const char* size;
+    int size_min;
+  } launchers[] = {
+      {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", 1},  // mpirun of Open MPI
+      // srun. A step of one task is no launch of several; and the shell of a batch script has
+      // SLURM_PROCID and SLURM_NTASKS too, but not the tasks of a step.
+      {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS", 2},
+      {"PMIX_RANK", "PMIX_SIZE", 2},
+  };
+  for (const auto& launcher : launchers) {
+    const int rank = NumberInEnvironment(launcher.rank);
+    const int size = NumberInEnvironment(launcher.size);
+    if (rank >= 0 && size >= launcher.size_min && rank < size) return {true, rank, size};
+  }
   return {};
 }
 

@@ -9,16 +9,14 @@ Work::Work(std::shared_ptr<State> state) : state_(std::move(state)) {}
 Work::Work(Work&&) noexcept = default;
 
 Work& Work::operator=(Work&& other) noexcept {
-  CHECK(!valid() || Test()) << state_->operation->DescribeWait(0)
+  CHECK(!valid() || Test()) << state_->operation->Describe()
                             << ": its Work is overwritten, neither done nor abandoned";
   state_ = std::move(other.state_);
   return *this;
 }
 
 Work::~Work() {
-  CHECK(!valid() || Test()) << CommOperation::KindName(state_->operation->kind) << " "
-                            << state_->operation->sequence << " of "
-                            << state_->operation->group->Describe()
+  CHECK(!valid() || Test()) << state_->operation->Describe()
                             << ": its Work is destroyed, neither done nor abandoned";
 }
 

@@ -1,0 +1,83 @@
+// The start of MPI, and what every rank learns of the others there.
+#include <mpi.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <string>
+#include <utility>
+
+#include "cluster/comm/group_communicator.h"
+#include "cluster/comm/process_transport.h"
+
+namespace trireme {
+namespace {
+
+// Who may be read by this process: all of its host, if every process of the job can read its
+// neighbours; else nobody. Both ends of a message must judge alike, so the verdict is common.
+// Collective over MPI_COMM_WORLD: part of the start of MPI. TRIREME_COMM_PULL=0 forbids it.
+std::vector<ProcessIdentity> ReadableProcesses(int size) {
+  const ProcessIdentity mine = MyProcessIdentity();
+  std::vector<ProcessIdentity> all(size);
+  MPI_Allgather(&mine, sizeof(mine), MPI_BYTE, all.data(), sizeof(mine), MPI_BYTE, MPI_COMM_WORLD);
+  const char* wish = std::getenv("TRIREME_COMM_PULL");
+  int works = wish == nullptr || std::string(wish) != "0";
+  for (const ProcessIdentity& process : all) {
+    if (!works || process.host != mine.host) continue;
+    uint64_t cookie = 0;
+    const StreamLayout remote({{reinterpret_cast<std::byte*>(process.cookie_address),
+                                static_cast<int64_t>(sizeof(cookie))}});
+    works =
+        ReadProcessMemory(process, remote, 0, sizeof(cookie), reinterpret_cast<std::byte*>(&cookie))
+            .ok();
+  }
+  int all_work = 0;
+  MPI_Allreduce(&works, &all_work, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
+  for (ProcessIdentity& process : all) {
+    if (!all_work || process.host != mine.host) process.host = 0;
+  }
+  return all;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<CommunicatorFactory>> MpiWorld() {
+  const LaunchInfo launch = DetectLaunch();
+  if (!launch.launched) {
+    return InvalidArgumentError("MPI: this process was not started by mpirun or srun");
+  }
+  static bool made = false;
+  if (std::exchange(made, true)) return InternalError("MPI: a process has one world only");
+  int initialized = 0;
+  int provided = 0;
+  MPI_Initialized(&initialized);
+  if (initialized) {
+    MPI_Query_thread(&provided);
+  } else {
+    MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided);
+  }
+  if (provided < MPI_THREAD_SERIALIZED) {
+    return InternalError("MPI: this library was built without support of threads");
+  }
+  MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+  int rank = 0;
+  int size = 0;
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  MPI_Comm_size(MPI_COMM_WORLD, &size);
+  if (size != launch.size) {
+    return InvalidArgumentError(StrCat("MPI: the launcher started ", launch.size,
+                                       " processes, but MPI sees ", size,
+                                       " (with srun, --mpi=pmix is needed)"));
+  }
+  int* tag_max = nullptr;
+  int found = 0;
+  MPI_Comm_get_attr(MPI_COMM_WORLD, MPI_TAG_UB, &tag_max, &found);
+  CHECK(found) << "MPI without a largest tag";
+  std::unique_ptr<CommunicatorFactory> factory = std::make_unique<EngineFactory>(
+      std::make_shared<CommEngine>(std::make_unique<ProcessTransport>(
+                                       rank, ReadableProcesses(size), std::min(*tag_max, 1 << 30),
+                                       std::make_unique<MpiRequests>(/*finalize=*/!initialized)),
+                                   std::make_shared<Waker>()));
+  return factory;
+}
+
+}  // namespace trireme
