@@ -1,0 +1,179 @@
+// Bad input on the way from text to a model: one clear line, the right exit code, nothing
+// half-written.
+#include <gmock/gmock.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "tests/cli/program.h"
+
+namespace trireme {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr char kRun[] = R"(run: {dir: run, seed: 3}
+model:
+  family: llama
+  vocab_size: 300
+  hidden_size: 32
+  intermediate_size: 64
+  num_hidden_layers: 2
+  num_attention_heads: 4
+  num_key_value_heads: 2
+  max_position_embeddings: 64
+data:
+  train: [{path: corpus_train}]
+  validation: [{path: corpus_validation}]
+  sequence_length: 32
+batch: {sequences: 4, microbatch_sequences: 1}
+lr_schedule: {steps: 4}
+layout: {data: 1}
+checkpoint: {every_steps: 2, keep: 5}
+validation: {every_steps: 0, batches: 1}
+threads: 1
+)";
+
+std::string SomeText() {
+  std::string text;
+  for (int i = 0; i < 400; ++i) {
+    text += "The oars of bank " + std::to_string(i % 17) + " pull at stroke " + std::to_string(i) +
+            ", and the galley goes on.\n";
+  }
+  return text;
+}
+
+void ExpectRefused(const Outcome& outcome, int exit_code, const std::string& message) {
+  EXPECT_EQ(outcome.exit_code, exit_code) << outcome.err;
+  EXPECT_EQ(Lines(outcome.err), 1) << outcome.err;
+  EXPECT_THAT(outcome.err, HasSubstr(message));
+}
+
+// A corpus, its tokenizer and its tokens.
+class BadInputTest : public testing::Test {
+ protected:
+  void MakeTokens() {
+    place_.Write("text.txt", SomeText());
+    place_.Write("run.yaml", kRun);
+    Outcome outcome = place_.Run("tokenizer train text.txt --vocab-size 300 --out tokenizer.json");
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+    outcome = place_.Run("pack text.txt --tokenizer tokenizer.json --out corpus --validation 0.1");
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  }
+  void Train() {
+    MakeTokens();
+    const Outcome outcome = place_.Run("train run.yaml");
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+    ASSERT_TRUE(place_.Exists("run/checkpoints/step_00000004/manifest.json"));
+  }
+  // The first chunk of a checkpoint.
+  std::string ChunkOf(const std::string& checkpoint) {
+    for (const auto& entry :
+         std::filesystem::recursive_directory_iterator(place_.Path(checkpoint))) {
+      if (entry.path().extension() == ".safetensors") {
+        return std::filesystem::relative(entry.path(), place_.Path(""));
+      }
+    }
+    ADD_FAILURE() << checkpoint << " has no chunk";
+    return "";
+  }
+  void Damage(const std::string& name) {
+    std::string bytes = place_.Read(name);
+    ASSERT_FALSE(bytes.empty());
+    bytes[bytes.size() - 5] ^= 0x40;
+    place_.Write(name, bytes);
+  }
+  Workplace place_;
+};
+
+TEST_F(BadInputTest, CorporaThatHoldNothing) {
+  place_.Write("empty.txt", "");
+  std::filesystem::create_directories(place_.Path("empty_folder"));
+  for (const std::string text : {"none.txt", "empty.txt", "empty_folder"}) {
+    for (const std::string command :
+         {"clean " + text + " --out out.jsonl.zst",
+          "tokenizer train " + text + " --vocab-size 300 --out out.json"}) {
+      const Outcome outcome = place_.Run(command);
+      ExpectRefused(outcome, 3, text == "empty.txt" ? "no" : text);
+      EXPECT_FALSE(place_.Exists("out.jsonl.zst")) << command;
+      EXPECT_FALSE(place_.Exists("out.json")) << command;
+    }
+  }
+}
+
+TEST_F(BadInputTest, TokenFilesThatAreMissingTruncatedOrTooRich) {
+  MakeTokens();
+  ExpectRefused(place_.Run("train run.yaml --set data.train=nowhere"), 3, "nowhere");
+  ExpectRefused(place_.Run("train run.yaml --set model.vocab_size=200"), 2, "vocab");
+  EXPECT_FALSE(place_.Exists("run"));
+  const std::string bytes = place_.Read("corpus_train.bin");
+  place_.Write("corpus_train.bin", bytes.substr(0, bytes.size() / 2));
+  ExpectRefused(place_.Run("train run.yaml"), 3, "corpus_train");
+  EXPECT_FALSE(place_.Exists("run"));
+  ExpectRefused(place_.Run("pack text.txt --tokenizer none.json --out other"), 3, "none.json");
+  EXPECT_FALSE(place_.Exists("other.bin"));
+}
+
+TEST_F(BadInputTest, DamagedCheckpointsGiveWayToOlderOnes) {
+  Train();
+  Damage(ChunkOf("run/checkpoints/step_00000004"));
+  Outcome outcome = place_.Run("checkpoint verify run/checkpoints@4");
+  EXPECT_EQ(outcome.exit_code, 4) << outcome.err;
+  // The older one is good: the run goes on from it.
+  outcome = place_.Run("train run.yaml --set lr_schedule.steps=5");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_THAT(place_.Read("run/events.jsonl"), HasSubstr("\"resume\""));
+  for (const std::string step : {"step_00000002", "step_00000004", "step_00000005"}) {
+    std::filesystem::remove(place_.Path("run/checkpoints/" + step + "/manifest.json"));
+  }
+  outcome = place_.Run("generate --model run --prompt The --max-tokens 2");
+  EXPECT_EQ(outcome.exit_code, 4) << outcome.err;
+}
+
+TEST_F(BadInputTest, WeightsThatAreNotFinite) {
+  Train();
+  ASSERT_EQ(place_.Run("export --model run --format hf --out hf").exit_code, 0);
+  std::string bytes = place_.Read("hf/model.safetensors");
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  std::memcpy(bytes.data() + bytes.size() - sizeof(nan), &nan, sizeof(nan));
+  place_.Write("hf/model.safetensors", bytes);
+  ExpectRefused(place_.Run("generate --model hf --prompt The --max-tokens 2"), 3, "finite");
+  ExpectRefused(place_.Run("train run.yaml --set run.dir=tuned --set model= --set model.from=hf"),
+                3, "finite");
+  // Half a file.
+  place_.Write("hf/model.safetensors", bytes.substr(0, bytes.size() / 2));
+  ExpectRefused(place_.Run("generate --model hf --prompt The --max-tokens 2"), 3,
+                "model.safetensors");
+}
+
+TEST_F(BadInputTest, ARunOfOtherDataOrModelIsNotContinued) {
+  Train();
+  for (const std::string key : {"run.seed=4", "optimizer.lr=0.5", "batch.sequences=8",
+                                "model.num_hidden_layers=1", "data.sequence_length=16"}) {
+    ExpectRefused(place_.Run("train run.yaml --set lr_schedule.steps=6 --set " + key), 2,
+                  key.substr(0, key.find('=')));
+  }
+  ExpectRefused(place_.Run("train run.yaml --fresh"), 2, "run");
+  const Outcome outcome = place_.Run("train run.yaml");
+  EXPECT_EQ(outcome.exit_code, 0) << "finished: " << outcome.err;
+}
+
+TEST_F(BadInputTest, AFullDiskStopsPackAndExport) {
+  MakeTokens();
+  std::filesystem::create_directories(place_.Path("small"));
+  // A file system of 16 KiB in a mount namespace of its own.
+  const std::string mount =
+      "unshare -m sh -c 'mount -t tmpfs -o size=16k none small && exec \"$@\"' --";
+  if (std::system(
+          ("cd " + place_.Path("").string() + " && " + mount + " true 2>/dev/null").c_str()) != 0) {
+    GTEST_SKIP() << "mounting a small file system needs root";
+  }
+  const Outcome outcome = place_.Run(
+      "pack text.txt text.txt text.txt --tokenizer tokenizer.json --out small/corpus", mount);
+  ExpectRefused(outcome, 4, "small/corpus");
+}
+
+}  // namespace
+}  // namespace trireme
