@@ -252,11 +252,21 @@ Status TrainAsCoordinator(const TrainCommand& command, CommunicatorFactory* worl
   return status;
 }
 
+// A status without a message that ends the process with this code.
+Status WithExitCode(int exit_code) {
+  for (const StatusCode code :
+       {StatusCode::kOk, StatusCode::kInvalidArgument, StatusCode::kDataLoss, StatusCode::kStorage,
+        StatusCode::kUnavailable, StatusCode::kStopped}) {
+    if (ExitCode(Status(code, "")) == exit_code) return Status(code, "");
+  }
+  return Status(StatusCode::kInternal, "");
+}
+
 // Any other rank. What goes wrong is told to the coordinator, whose one line the user reads.
 Status TrainAsWorker(CommunicatorFactory* world, Meeting* meeting) {
   Bootstrap bootstrap;
   RETURN_IF_ERROR(meeting->Share(&bootstrap));
-  if (bootstrap.exit_code >= 0) std::_Exit(bootstrap.exit_code);
+  if (bootstrap.exit_code >= 0) return WithExitCode(bootstrap.exit_code);
   LogTo(bootstrap.log_dir, world->world_rank());
   StopRequests stop;
   const SignalListener signals(&stop);
