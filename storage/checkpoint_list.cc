@@ -9,6 +9,8 @@
 namespace trireme {
 namespace {
 
+constexpr char kDiscardedFile[] = "manifest.discarded.json";
+
 struct Folders {
   std::set<int64_t> all;            // steps with any object
   std::set<int64_t> with_manifest;  // steps that exist
@@ -102,7 +104,11 @@ Result<std::vector<int64_t>> DeleteOldCheckpoints(ObjectStore& store, int64_t ke
 Status DiscardCheckpointsAfter(ObjectStore& store, int64_t step) {
   ASSIGN_OR_RETURN(const Folders folders, ListFolders(store));
   for (const int64_t later : folders.with_manifest) {
-    if (later > step) RETURN_IF_ERROR(store.Delete(ManifestKey(later)));
+    if (later <= step) continue;
+    const std::string key = ManifestKey(later);
+    ASSIGN_OR_RETURN(const std::string manifest, ReadObject(store, key));
+    RETURN_IF_ERROR(PutText(store, StrCat(CheckpointFolder(later), "/", kDiscardedFile), manifest));
+    RETURN_IF_ERROR(store.Delete(key));
   }
   return OkStatus();
 }

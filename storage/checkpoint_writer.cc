@@ -122,13 +122,26 @@ Status CheckChunkSizes(const ObjectStore& store, const proto::Manifest& manifest
   return OkStatus();
 }
 
+// The widest vector instructions of this machine, as far as they change a product's bits.
+std::string InstructionSet() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512bf16")) return "avx512bf16";
+  if (__builtin_cpu_supports("avx512f")) return "avx512f";
+  if (__builtin_cpu_supports("avx2")) return "avx2";
+  return "x86-64";
+#else
+  return "other";
+#endif
+}
+
 void FillFacts(const CheckpointFacts& facts, proto::Manifest* manifest) {
   manifest->set_step(facts.step);
   manifest->set_generation(facts.generation);
   manifest->set_parent_step(facts.parent_step);
   manifest->set_program_version(kProgramVersion);
   manifest->set_library_versions(facts.library_versions);
-  manifest->set_instruction_set(facts.instruction_set);
+  manifest->set_instruction_set(facts.instruction_set.empty() ? InstructionSet()
+                                                              : facts.instruction_set);
   if (facts.config != nullptr) {
     *manifest->mutable_config() = *facts.config;
     manifest->set_seed(facts.config->run().seed());

@@ -52,7 +52,7 @@ struct CheckpointFacts {
   int64_t parent_step = -1;               // of the checkpoint last loaded; -1: none
   const proto::Config* config = nullptr;  // filled in
   std::string library_versions;
-  std::string instruction_set;
+  std::string instruction_set;  // empty: this machine's
   int64_t sum_leaves = 1;
   std::string sum_order = "leaf_first";
   int64_t samples = 0;  // sequences, tokens and label tokens consumed so far

@@ -197,6 +197,7 @@ TEST_F(CheckpointFaultTest, LaterStepsCanBeWrittenAgainOnceDiscarded) {
   Change(kChunk, [](std::string* bytes) { bytes->back() ^= 1; });
   ASSERT_TRUE(DiscardCheckpointsAfter(*store_, 50).ok());
   EXPECT_THAT(*ListCheckpoints(*store_), ElementsAre(50));
+  EXPECT_TRUE(store_->Size("step_00000100/manifest.discarded.json").ok()) << "kept for people";
   ASSERT_TRUE(WriteCheckpoint(*store_, StateTensors::Small(), {.step = 100}).ok());
   EXPECT_EQ(Skipped(), "");
 }

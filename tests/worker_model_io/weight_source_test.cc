@@ -287,6 +287,17 @@ TEST_F(RunFolderTest, ARunIsItsNewestCheckpointThatVerifies) {
               HasSubstr("step_00000050/manifest.json: does not exist"));
 }
 
+TEST_F(RunFolderTest, TheRunsTokenizerSaysWhichTokenEndsAText) {
+  WriteStep(50, Weights(50));
+  EXPECT_THAT((*WeightSource::Open(run_.path()))->end_ids(), ElementsAre(2)) << "llama's default";
+  std::ofstream(run_ / "tokenizer.json")
+      << R"({"added_tokens":[{"id":0,"content":"<|endoftext|>","special":true}]})";
+  const auto source = WeightSource::Open(run_.path());
+  EXPECT_THAT((*source)->end_ids(), ElementsAre(0));
+  EXPECT_EQ((*source)->config().eos_token_id(), 0);
+  EXPECT_EQ((*source)->config().bos_token_id(), -1);
+}
+
 TEST_F(RunFolderTest, TheStoreThatTheRunNamesIsRead) {
   WriteStep(50, Weights(50));
   const TemporaryFolder elsewhere;

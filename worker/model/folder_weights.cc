@@ -1,5 +1,6 @@
 // Models in folders: checkpoints of runs, and Hugging Face's layout.
 #include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "proto/manifest.pb.h"
@@ -94,6 +95,51 @@ std::vector<int32_t> EndIds(const ObjectStore& store, const proto::ModelConfig& 
   return ids;
 }
 
+// Ids of the added tokens of a tokenizer.json by their text; empty for other tokenizers.
+std::map<std::string, int64_t> AddedTokens(const std::string& path) {
+  std::map<std::string, int64_t> tokens;
+  if (!path.ends_with("tokenizer.json")) return tokens;
+  const Result<std::string> text =
+      ReadObject(*NewLocalStore(fs::path(path).parent_path().string()), "tokenizer.json");
+  if (!text.ok()) return tokens;
+  const Json json = Json::parse(*text, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object() || !json.contains("added_tokens")) return tokens;
+  for (const Json& token : json["added_tokens"]) {
+    if (token.is_object() && token.contains("id") && token["id"].is_number_integer() &&
+        token.contains("content") && token["content"].is_string()) {
+      tokens[token["content"].get<std::string>()] = token["id"].get<int64_t>();
+    }
+  }
+  return tokens;
+}
+
+// A family's default ids mean tokens of its own vocabulary. In a run with a vocabulary of its own
+// they may be any token: there the tokenizer says which token ends a text.
+void TakeIdsFromTokenizer(const std::string& path, proto::ModelConfig* config) {
+  const std::map<std::string, int64_t> tokens = AddedTokens(path);
+  if (tokens.empty()) return;
+  const auto is_added = [&](int64_t id) {
+    for (const auto& [text, added] : tokens) {
+      if (added == id) return true;
+    }
+    return false;
+  };
+  const auto first_of = [&](std::initializer_list<const char*> texts) {
+    for (const char* text : texts) {
+      const auto found = tokens.find(text);
+      if (found != tokens.end() && found->second < config->vocab_size()) return found->second;
+    }
+    return int64_t{-1};
+  };
+  if (!is_added(config->eos_token_id())) {
+    config->set_eos_token_id(first_of({"<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>"}));
+  }
+  if (!is_added(config->bos_token_id())) {
+    config->set_bos_token_id(first_of({"<|begin_of_text|>", "<s>", "<bos>"}));
+  }
+  if (!is_added(config->pad_token_id())) config->set_pad_token_id(-1);
+}
+
 }  // namespace
 
 Result<std::unique_ptr<OpenedWeights>> OpenCheckpointWeights(const std::string& model) {
@@ -108,11 +154,12 @@ Result<std::unique_ptr<OpenedWeights>> OpenCheckpointWeights(const std::string& 
   opened->training_length = manifest.config().data().has_sequence_length()
                                 ? manifest.config().data().sequence_length()
                                 : opened->config.max_position_embeddings();
-  if (opened->config.eos_token_id() >= 0) {
-    opened->end_ids.push_back(static_cast<int32_t>(opened->config.eos_token_id()));
-  }
   if (!checkpoint.location.run_dir.empty()) {
     opened->tokenizer_path = FindTokenizer(checkpoint.location.run_dir);
+  }
+  if (opened->tokenizer_path) TakeIdsFromTokenizer(*opened->tokenizer_path, &opened->config);
+  if (opened->config.eos_token_id() >= 0) {
+    opened->end_ids.push_back(static_cast<int32_t>(opened->config.eos_token_id()));
   }
   opened->backend = std::make_unique<CheckpointWeights>(std::move(checkpoint));
   return opened;
