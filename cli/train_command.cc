@@ -135,6 +135,12 @@ Result<TrainingRun> Prepare(const TrainCommand& command, int processes) {
   return run;
 }
 
+// How the run ended; without a message where the coordinator has said it already.
+Status AwaitVerdict(CoordinatorServer* server) {
+  const Status status = server->Wait();
+  return status.code() == StatusCode::kUnavailable ? Status(status.code(), "") : status;
+}
+
 // One process: the coordinator on this thread, every worker on one of its own.
 Status TrainInThreads(const TrainCommand& command) {
   ASSIGN_OR_RETURN(const TrainingRun run, Prepare(command, 0));
@@ -158,7 +164,7 @@ Status TrainInThreads(const TrainCommand& command) {
       if (!status.ok()) LOG(INFO) << "worker " << rank << ": " << status.message();
     });
   }
-  const Status verdict = coordinator->server->Wait();
+  const Status verdict = AwaitVerdict(coordinator->server.get());
   for (std::thread& thread : threads) thread.join();
   stop.SetHandler({});
   return verdict;
@@ -247,7 +253,7 @@ Status TrainAsCoordinator(const TrainCommand& command, CommunicatorFactory* worl
   StopRequests stop;
   stop.SetHandler([&](const std::string& reason) { coordinator->server->RequestStop(reason); });
   const SignalListener signals(&stop);
-  status = coordinator->server->Wait();
+  status = AwaitVerdict(coordinator->server.get());
   stop.SetHandler({});
   return status;
 }
@@ -283,7 +289,6 @@ Status TrainAsWorker(CommunicatorFactory* world, Meeting* meeting) {
 
 // After a fault MPI_Finalize may wait for the dead: leave without it.
 [[noreturn]] void LeaveWithoutFinalize(const Status& status) {
-  if (!status.message().empty()) std::cerr << "trireme train: " << status.message() << std::endl;
   google::FlushLogFiles(google::GLOG_INFO);
   std::cout.flush();
   _exit(ExitCode(status));

@@ -197,6 +197,10 @@ class CoordinatorServer::Impl {
     const Event& event = effect.event;
     events_.Append(EventLine(event, options_.clock->WallSeconds()));
     if (event.kind == "stop") events_.Sync();
+    // At once: mpirun kills what is left of the job about a second after a rank has died.
+    if (event.kind == "stop" && event.exit_code.value_or(0) == ExitCode(UnavailableError(""))) {
+      progress_.Say("trireme train: " + event.reason);
+    }
     if (!options_.progress) return;
     // worker_lost, hang and corruption repeat in the line of the stop that they cause.
     if (event.kind == "checkpoint_failed" || event.kind == "promise_ended" ||

@@ -66,7 +66,8 @@ class CoordinatorServer {
   // signal handler.
   void RequestStop(const std::string& reason);
   // Blocks until all workers have left, and says how the run ended: ok, kStopped (75), kUnavailable
-  // (5), kStorage (4), ... as the journal's verdict has it.
+  // (5), kStorage (4), ... as the journal's verdict has it. The line of a kUnavailable has been
+  // said on stderr already, when it was decided.
   Status Wait();
 
  private:
