@@ -83,14 +83,13 @@ Transfer* ForwardOperation::AddReceive(int member, int32_t slot, StreamLayout la
 }
 
 void ForwardOperation::AddSend(int member, int32_t slot, StreamLayout layout,
-                               const Transfer* source) {
+                               std::vector<const Transfer*> sources) {
   Transfer* transfer = AddTransfer(true, member, slot, std::move(layout));
-  if (source != nullptr) {
-    CHECK_EQ(source->layout.bytes(), transfer->layout.bytes());
-    links_.push_back({source, transfer});
-  } else {
-    transfer->limit = transfer->layout.bytes();
-  }
+  int64_t own_bytes = transfer->layout.bytes();
+  for (const Transfer* source : sources) own_bytes -= source->layout.bytes();
+  CHECK_GE(own_bytes, 0);
+  transfer->limit = own_bytes;
+  if (!sources.empty()) links_.push_back({std::move(sources), own_bytes, transfer});
 }
 
 void ForwardOperation::Start(MessageTransport& transport) {
@@ -103,7 +102,14 @@ void ForwardOperation::Start(MessageTransport& transport) {
 }
 
 bool ForwardOperation::Advance(MessageTransport& transport) {
-  for (const Link& link : links_) SetLimit(transport, link.target, link.source->done);
+  for (const Link& link : links_) {
+    int64_t limit = link.own_bytes;
+    for (const Transfer* source : link.sources) {
+      limit += source->done;
+      if (!source->complete) break;
+    }
+    SetLimit(transport, link.target, limit);
+  }
   if (!AllComplete()) return false;
   Finish(OkStatus());
   return true;

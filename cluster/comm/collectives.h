@@ -17,15 +17,18 @@ class ForwardOperation final : public CommOperation {
  public:
   using CommOperation::CommOperation;
   Transfer* AddReceive(int member, int32_t slot, StreamLayout layout);
-  // source: a receive of the same bytes that this message passes on; null: all is there already.
-  void AddSend(int member, int32_t slot, StreamLayout layout, const Transfer* source = nullptr);
+  // sources: the receives whose bytes end this message, in its order; what is before them is there
+  // already. Theirs is passed on while it arrives.
+  void AddSend(int member, int32_t slot, StreamLayout layout,
+               std::vector<const Transfer*> sources = {});
 
   void Start(MessageTransport& transport) override;
   bool Advance(MessageTransport& transport) override;
 
  private:
   struct Link {
-    const Transfer* source;
+    std::vector<const Transfer*> sources;
+    int64_t own_bytes;
     Transfer* target;
   };
   std::vector<Link> links_;

@@ -1,6 +1,7 @@
 #include "cluster/comm/group_communicator.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 namespace trireme {
@@ -14,6 +15,10 @@ constexpr int kFlatRanksMax = 16;
 constexpr int64_t kFlatBytesMax = 16 << 10;
 // Up to this size a broadcast goes down a binomial tree; beyond, it is a scatter and a gather.
 constexpr int64_t kTreeBroadcastBytes = 64 << 10;
+
+std::vector<const Transfer*> SourcesOf(const Transfer* source) {
+  return source == nullptr ? std::vector<const Transfer*>{} : std::vector{source};
+}
 
 }  // namespace
 
@@ -89,6 +94,10 @@ Work GroupCommunicator::AllReduce(std::span<const BufferRef> partials, BufferRef
 Work GroupCommunicator::AllGather(BufferRef buffer, std::span<const Piece> pieces) {
   auto operation = std::make_shared<ForwardOperation>(Kind::kAllGather, group_, sequence_++);
   const auto ranges_of = RangesOf(pieces, buffer.count);
+  if (std::has_single_bit(static_cast<unsigned>(size()))) {
+    AddDoubling(*operation, buffer, ranges_of);
+    return Submit(std::move(operation));
+  }
   for (int distance = 1; distance < size(); ++distance) {
     const int source = (rank() + size() - distance) % size();
     if (!ranges_of[source].empty()) {
@@ -99,6 +108,29 @@ Work GroupCommunicator::AllGather(BufferRef buffer, std::span<const Piece> piece
     }
   }
   return Submit(std::move(operation));
+}
+
+// Recursive doubling: with partner rank ^ d, for d = 1, 2, 4, ..., a rank swaps all it has by then:
+// its own pieces, those of rank ^ 1, of rank ^ 2, ... What it still waits for is passed on as it
+// comes. log2(size) messages a rank in place of size - 1, of the same bytes.
+void GroupCommunicator::AddDoubling(ForwardOperation& operation, BufferRef buffer,
+                                    const std::vector<std::vector<Range>>& ranges_of) const {
+  const auto pieces_at = [&](int holder, int distance) {
+    std::vector<Range> ranges;
+    for (int j = 0; j < distance; ++j) {
+      const auto& of_owner = ranges_of[holder ^ j];
+      ranges.insert(ranges.end(), of_owner.begin(), of_owner.end());
+    }
+    return LayoutOf(buffer, ranges);
+  };
+  std::vector<const Transfer*> arrivals;
+  for (int distance = 1; distance < size(); distance *= 2) {
+    const int partner = rank() ^ distance;
+    StreamLayout out = pieces_at(rank(), distance);
+    if (out.bytes() > 0) operation.AddSend(partner, 0, std::move(out), arrivals);
+    StreamLayout in = pieces_at(partner, distance);
+    if (in.bytes() > 0) arrivals.push_back(operation.AddReceive(partner, 0, std::move(in)));
+  }
 }
 
 Work GroupCommunicator::Broadcast(BufferRef buffer, int root) {
@@ -117,7 +149,7 @@ Work GroupCommunicator::Broadcast(BufferRef buffer, int root) {
     }
     for (bit /= 2; bit >= 1; bit /= 2) {
       if (place + bit < n) {
-        operation->AddSend((place + bit + root) % n, 0, LayoutOf(buffer, all), source);
+        operation->AddSend((place + bit + root) % n, 0, LayoutOf(buffer, all), SourcesOf(source));
       }
     }
     return Submit(std::move(operation));
@@ -136,7 +168,7 @@ Work GroupCommunicator::Broadcast(BufferRef buffer, int root) {
     if (rank() != owner) continue;
     for (int distance = 1; distance < n; ++distance) {
       const int target = (rank() + distance) % n;
-      if (target != root) operation->AddSend(target, owner, piece, source);
+      if (target != root) operation->AddSend(target, owner, piece, SourcesOf(source));
     }
   }
   return Submit(std::move(operation));
