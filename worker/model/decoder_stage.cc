@@ -136,8 +136,9 @@ Carry DecoderStage::Forward(MicrobatchId microbatch, const Carry& input) {
   }
   bool has_delta = false;
   for (size_t i = 0; i < blocks_.layers.size(); ++i) {
-    // Without a backward pass one layer's memory serves all.
-    DecoderLayer::Saved one = slot.layers[0];
+    // Without a backward pass one layer's memory serves all: the last one's, since the first may
+    // still point at an input of training, whose memory is in other use by now.
+    DecoderLayer::Saved one = slot.layers.back();
     DecoderLayer::Saved* saved = evaluation_ ? &one : &slot.layers[i];
     x = blocks_.layers[i]->Forward(options_.tokens, data.places, x, has_delta, delta_, running_,
                                    saved);
