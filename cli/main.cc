@@ -32,6 +32,14 @@ const Command* Find(const std::string& name) {
   return nullptr;
 }
 
+// A message may quote its input: whatever that holds, it stays one line.
+std::string OneLine(std::string message) {
+  for (char& c : message) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
+  }
+  return message;
+}
+
 // A word that is no command, refused with the nearest one.
 Status CheckCommandName(int argc, char** argv) {
   if (argc < 2 || argv[1][0] == '-') return OkStatus();
@@ -49,7 +57,7 @@ Status CheckCommandName(int argc, char** argv) {
 
 int Run(int argc, char** argv) {
   if (const Status status = CheckCommandName(argc, argv); !status.ok()) {
-    std::cerr << "trireme: " << status.message() << "\n";
+    std::cerr << "trireme: " << OneLine(status.message()) << "\n";
     return ExitCode(status);
   }
   CLI::App app{"trireme: pretrains, evaluates and serves large language models"};
@@ -69,7 +77,7 @@ int Run(int argc, char** argv) {
     if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success)) {
       return app.exit(error);  // --help, --version
     }
-    std::cerr << "trireme: " << error.what() << " (see trireme "
+    std::cerr << "trireme: " << OneLine(error.what()) << " (see trireme "
               << (argc > 1 && Find(argv[1]) != nullptr ? std::string(argv[1]) + " " : "")
               << "--help)\n";
     return 2;
@@ -77,7 +85,7 @@ int Run(int argc, char** argv) {
   for (const CLI::App* sub : app.get_subcommands()) {
     const Status status = runs[sub]();
     if (!status.ok() && !status.message().empty()) {
-      std::cerr << "trireme " << sub->get_name() << ": " << status.message() << "\n";
+      std::cerr << "trireme " << sub->get_name() << ": " << OneLine(status.message()) << "\n";
     }
     return ExitCode(status);
   }

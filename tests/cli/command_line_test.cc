@@ -95,6 +95,7 @@ TEST(CommandLineTest, RunsThatCannotBeStartNothing) {
       {"run.yaml --set layout.zero=2", "not built yet"},
       {"run.yaml --set device=cuda", "no CUDA"},
       {"run.yaml --set optimizer.lr=-1", "expected a number above 0"},
+      {"run.yaml --set 'run.dri=two\nlines'", "run.dri"},
       {"run.yaml --set model.family=qwen3", "qwen3: not built yet"},
   };
   for (const auto& [arguments, message] : cases) {

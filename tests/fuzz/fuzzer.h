@@ -1,0 +1,25 @@
+// Damages good inputs and feeds them to a parser.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace trireme {
+
+// One to eight edits of a seed: bytes flipped, set, removed, doubled, numbers made huge, the end
+// cut off, a piece of another seed put in.
+std::string Damage(const std::vector<std::string>& seeds, uint64_t number);
+
+// Calls `parse` with damaged seeds (and first with each seed as it is): `tries` times, or for
+// TRIREME_FUZZ_SECONDS where that is set. What a parser may do is return; a crash, a CHECK, an
+// exception or a sanitizer's report fails the test. After a crash the input at work is still there:
+// trireme_fuzz_*/input in the folder for temporary files.
+void Fuzz(const std::string& name, const std::vector<std::string>& seeds, int tries,
+          const std::function<void(const std::string&)>& parse);
+
+// A folder for inputs that parsers read by path. Removed at the end of the process.
+std::string FuzzFolder();
+
+}  // namespace trireme

@@ -1,0 +1,250 @@
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+
+#include "cli/config_loader.h"
+#include "cluster/rpc/frame.h"
+#include "parallelism/schedule.h"
+#include "proto/config.pb.h"
+#include "proto/manifest.pb.h"
+#include "storage/checkpoint_manifest.h"
+#include "storage/object_store.h"
+#include "storage/safetensors.h"
+#include "storage/token_file.h"
+#include "storage/token_file_writer.h"
+#include "tests/fuzz/fuzzer.h"
+#include "worker/model/model_config.h"
+#include "worker/model/weight_source.h"
+#include "worker/text/html_text.h"
+#include "worker/text/text_source.h"
+#include "worker/text/tokenizer.h"
+
+namespace trireme {
+namespace {
+
+// Errors are for people: never empty, and not as long as the input.
+void ExpectMessage(const Status& status) {
+  if (status.ok()) return;
+  EXPECT_FALSE(status.message().empty());
+  EXPECT_LT(status.message().size(), 2000u) << status.message();
+}
+
+void WriteFile(const std::string& path, const std::string& bytes) {
+  std::ofstream(path, std::ios::binary) << bytes;
+}
+
+std::string Bytes(const void* data, size_t count) {
+  return std::string(static_cast<const char*>(data), count);
+}
+
+TEST(ParserFuzzTest, RunsInYaml) {
+  const std::vector<std::string> seeds = {
+      "run: {dir: runs/demo, seed: 7}\nmodel:\n  family: llama\n  hidden_size: 256\n  "
+      "num_attention_heads: 8\n  rope_scaling: {rope_type: linear, factor: 2}\ndata:\n  train: "
+      "[{path: a, weight: 1.0}, b]\n  sequence_length: 256\noptimizer: {betas: [0.9, 0.95]}\n",
+      "model: {preset: gpt2-124m, n_embd: 768}\nbatch: {sequences: 32, microbatch_sequences: 4, "
+      "sum_leaves: auto}\nlayout: {data: 2, tensor: 2, zero: 1}\nlr_schedule: {name: wsd}\n"};
+  Fuzz("run.yaml", seeds, 500, [](const std::string& input) {
+    auto config = ParseConfig(input, "fuzz.yaml", {});
+    ExpectMessage(config.status());
+    if (config.ok()) {
+      EXPECT_TRUE(FillDefaults(config->get()).ok());
+      EXPECT_TRUE(ValidateConfig(**config).ok());
+    }
+  });
+  Fuzz("--set", {"optimizer.betas=[0.9, 0.95]", "run.dir=x", "data.train=[{path: a}]"}, 500,
+       [](const std::string& input) {
+         ExpectMessage(ParseConfig("model: {preset: llama-5m}", "fuzz.yaml", {input}).status());
+       });
+}
+
+TEST(ParserFuzzTest, HuggingFaceConfigurations) {
+  std::vector<std::string> seeds;
+  for (const std::string preset : {"llama-3.2-1b", "gpt2-124m"}) {
+    proto::ModelConfig config;
+    config.set_preset(preset);
+    ASSERT_TRUE(FillModelDefaults(&config).ok());
+    seeds.push_back(ToHuggingFaceConfigJson(config));
+  }
+  Fuzz("config.json", seeds, 2000, [](const std::string& input) {
+    const auto config = ParseHuggingFaceConfig(input, "config.json");
+    ExpectMessage(config.status());
+    if (config.ok()) EXPECT_GT(ParameterCount(*config), 0);
+  });
+}
+
+TEST(ParserFuzzTest, PipelineSchedules) {
+  Fuzz("schedule", {"0F0,0F1,0B0,0W0,0B1,0W1\n1F0,1B0,1W0,1F1,1B1,1W1\n", "0F0 0B0\n"}, 2000,
+       [](const std::string& input) {
+         const auto schedule = ParseSchedule(input);
+         ExpectMessage(schedule.status());
+         if (schedule.ok()) ExpectMessage(ValidateSchedule(*schedule));
+       });
+}
+
+TEST(ParserFuzzTest, Frames) {
+  const std::string stream =
+      EncodeFrame(1, "hello") + EncodeFrame(7, "") + EncodeFrame(2, std::string(300, 'x'));
+  Fuzz("frames", {stream}, 3000, [](const std::string& input) {
+    FrameParser parser(1000);
+    std::vector<Frame> frames;
+    for (size_t at = 0; at < input.size(); at += 37) {
+      const Status status = parser.Feed(std::string_view(input).substr(at, 37), &frames);
+      ExpectMessage(status);
+      if (!status.ok()) break;
+    }
+  });
+}
+
+TEST(ParserFuzzTest, ManifestsOfCheckpoints) {
+  proto::Manifest manifest;
+  manifest.set_step(50);
+  Fuzz("manifest.json", {ManifestToJson(&manifest)}, 1000, [](const std::string& input) {
+    proto::Manifest parsed;
+    ExpectMessage(ManifestFromJson(input, "manifest.json", &parsed));
+  });
+}
+
+TEST(ParserFuzzTest, SafetensorsFiles) {
+  const std::string json =
+      R"({"__metadata__":{"format":"pt"},"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},)"
+      R"("b":{"dtype":"BF16","shape":[4],"data_offsets":[24,32]}})";
+  const uint64_t length = json.size();
+  const std::string file = Bytes(&length, sizeof(length)) + json + std::string(32, '\1');
+  Fuzz("safetensors", {file}, 2000, [](const std::string& input) {
+    const auto store = NewMemoryStore();
+    ASSERT_TRUE(PutText(*store, "x.safetensors", input).ok());
+    const auto reader = SafetensorsReader::Open(*store, "x.safetensors");
+    ExpectMessage(reader.status());
+    if (!reader.ok()) return;
+    for (const SafetensorsTensor& tensor : (*reader)->header().tensors) {
+      if (ElementCount(tensor.shape) > 1000) continue;
+      std::vector<std::byte> values(static_cast<size_t>(ElementCount(tensor.shape)) * 4);
+      ExpectMessage(
+          (*reader)->Read(tensor.name, Box::Whole(tensor.shape), DType::kF32, values.data()));
+    }
+  });
+}
+
+TEST(ParserFuzzTest, TokenFiles) {
+  const std::string base = FuzzFolder() + "/tokens";
+  // Megatron's pair: magic, version, dtype uint16, 2 sequences, 3 document indices.
+  std::string index("MMIDIDX\0\0", 9);
+  const auto append = [&index](auto value) { index += Bytes(&value, sizeof(value)); };
+  append(uint64_t{1});
+  append(uint8_t{8});
+  append(uint64_t{2});
+  append(uint64_t{3});
+  for (const int32_t size : {5, 3}) append(size);
+  for (const int64_t pointer : {0, 10}) append(pointer);
+  for (const int64_t document : {0, 1, 2}) append(document);
+  Fuzz("tokens.idx", {index}, 1000, [&](const std::string& input) {
+    WriteFile(base + ".bin", std::string(16, '\1'));
+    WriteFile(base + ".idx", input);
+    const auto file = TokenFile::Open(base);
+    ExpectMessage(file.status());
+    if (!file.ok()) return;
+    std::vector<int32_t> ids(static_cast<size_t>((*file)->tokens()));
+    (*file)->Read(0, (*file)->tokens(), ids.data());
+    for (int64_t i = 0; i < (*file)->tokens(); ++i) (*file)->DocumentAt(i);
+  });
+  WriteFile(base + ".idx", index);
+  Fuzz("tokens.json",
+       {R"({"tokenizer_hash": "00", "vocab_size": 300, "documents": 2, "tokens": 8,)"
+        R"( "dtype": "uint16", "bin_checksum": "00", "end_of_text": 0})"},
+       500, [&](const std::string& input) {
+         WriteFile(base + ".json", input);
+         ExpectMessage(TokenFile::Open(base).status());
+       });
+}
+
+TEST(ParserFuzzTest, Tokenizers) {
+  const struct {
+    const char* file;
+    std::string seed;
+  } kinds[] = {
+      {"tokenizer.json",
+       R"({"version": "1.0", "added_tokens": [{"id": 4, "content": "<|endoftext|>", "special": true}],)"
+       R"( "normalizer": null, "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false},)"
+       R"( "decoder": {"type": "ByteLevel"}, "model": {"type": "BPE", "vocab": {"a": 0, "b": 1,)"
+       R"( "ab": 2, "c": 3}, "merges": ["a b"]}})"},
+      {"cl100k_base.tiktoken", "YQ== 0\nYg== 1\nYWI= 2\n"},
+      {"tokenizer.bin", std::string("\x02\0\0\0\0\0\0\0\x01\0\0\0a\0\0\0\0\x02\0\0\0ab", 25)}};
+  for (const auto& kind : kinds) {
+    const std::string path = FuzzFolder() + "/" + kind.file;
+    Fuzz(kind.file, {kind.seed}, 300, [&](const std::string& input) {
+      WriteFile(path, input);
+      const auto tokenizer = Tokenizer::Load(path);
+      ExpectMessage(tokenizer.status());
+      if (!tokenizer.ok()) return;
+      std::vector<int32_t> ids;
+      (*tokenizer)->Encode("abc abab \xff", &ids);
+      (*tokenizer)->Decode(ids);
+      (*tokenizer)->TokenBytes(1 << 30);
+    });
+    std::filesystem::remove(path);
+  }
+}
+
+TEST(ParserFuzzTest, Texts) {
+  std::string tar(1024, '\0');
+  std::memcpy(tar.data(), "a.txt", 5);
+  std::memcpy(tar.data() + 100, "0000644", 7);
+  std::memcpy(tar.data() + 124, "00000000005", 11);
+  std::memcpy(tar.data() + 156, "0", 1);
+  std::memcpy(tar.data() + 257, "ustar\00000", 8);
+  std::memcpy(tar.data() + 512, "hello", 5);
+  unsigned sum = 8 * ' ';
+  for (int i = 0; i < 512; ++i) sum += static_cast<unsigned char>(tar[i]);
+  std::snprintf(tar.data() + 148, 8, "%06o", sum);
+  const std::pair<const char*, std::string> kinds[] = {
+      {"x.jsonl", "{\"text\": \"one\", \"id\": 3}\n{\"text\": \"two \\u00e9\"}\n"},
+      {"x.csv", "text,label\n\"a \"\"quoted\"\" one\",1\nplain,2\n"},
+      {"x.tsv", "text\tlabel\none\t1\n"},
+      {"x.html", "<html><body><nav>no</nav><p>a &amp; b</p></body></html>"},
+      {"x.tar", tar},
+      {"x.txt.gz", std::string("\x1f\x8b\x08\0\0\0\0\0\0\x03\xcbH\xcd\xc9\xc9\x07\0\x86\xa6\x106"
+                               "\x05\0\0\0",
+                               25)}};
+  for (const auto& [name, seed] : kinds) {
+    const std::string path = FuzzFolder() + "/" + name;
+    Fuzz(name, {seed}, 300, [&path = path](const std::string& input) {
+      WriteFile(path, input);
+      TextSourceOptions options;
+      options.document_bytes_max = 1 << 20;
+      auto source = TextSource::Open({path}, options);
+      ExpectMessage(source.status());
+      if (!source.ok()) return;
+      Document document;
+      for (int count = 0; count < 1000; ++count) {
+        const auto more = (*source)->Next(&document);
+        ExpectMessage(more.status());
+        if (!more.ok() || !*more) break;
+      }
+    });
+  }
+}
+
+TEST(ParserFuzzTest, Pages) {
+  Fuzz("html",
+       {"<!DOCTYPE html><html><head><title>t</title><script>x < 1</script></head><body><ul><li>a"
+        "<li>b</ul><table><tr><td>1</table><pre> x\n y</pre>&#x4e2d;&eacute;</body></html>"},
+       1000, [](const std::string& input) { HtmlToText(input); });
+}
+
+TEST(ParserFuzzTest, Llama2cWeights) {
+  // dim 4, hidden 8, layers 1, heads 1, kv heads 1, vocabulary 4 (tied), length 4.
+  const int32_t header[] = {4, 8, 1, 1, 1, 4, 4};
+  const std::string path = FuzzFolder() + "/model.bin";
+  const std::string seed = Bytes(header, sizeof(header)) + std::string(4000, '\0');
+  Fuzz("model.bin", {seed}, 300, [&](const std::string& input) {
+    WriteFile(path, input);
+    ExpectMessage(WeightSource::Open(path).status());
+  });
+}
+
+}  // namespace
+}  // namespace trireme
