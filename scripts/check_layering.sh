@@ -2,8 +2,9 @@
 # Which room may include which:
 #   cluster -> cluster; storage, parallelism -> cluster, proto;
 #   worker, coordinator -> storage, parallelism, cluster, proto, and never each other; cli -> all.
-# Public headers include neither CUDA, NCCL, MPI, Asio nor generated protobuf code. Headers named
-# asio_*.h in cluster/rpc and cluster/http are those rooms' own, and no other room includes them.
+# Public headers (those that a header or another folder includes) include neither CUDA, NCCL, MPI,
+# Asio nor generated protobuf code. Headers named asio_*.h in cluster/rpc and cluster/http are those
+# rooms' own, and no other room includes them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 rooms='cluster|storage|parallelism|worker|coordinator|proto|cli|tests|benchmarks'
@@ -27,11 +28,17 @@ check_room parallelism parallelism cluster proto
 check_room worker worker storage parallelism cluster proto
 check_room coordinator coordinator storage parallelism cluster proto
 
-if git ls-files -z -- '*.h' ':!cluster/rpc/asio_*.h' ':!cluster/http/asio_*.h' | xargs -0 -r grep -nHE \
-  '^#include [<"](cuda|nccl|mpi\.h|boost/asio|.*\.pb\.h)'; then
-  echo 'layering: headers include neither CUDA, NCCL, MPI, Asio nor .pb.h' >&2
+# A header is private when nothing but sources of its own folder include it.
+is_private() { # HEADER
+  ! git ls-files -z -- '*.h' '*.cc' | xargs -0 -r grep -lF "#include \"$1\"" |
+    grep -vqE "^$(dirname "$1")/[^/]*\.cc$"
+}
+while IFS=: read -r header line; do
+  is_private "$header" && continue
+  echo "$header: $line: public headers include neither CUDA, NCCL, MPI, Asio nor .pb.h" >&2
   status=1
-fi
+done < <(git ls-files -z -- '*.h' ':!tests' ':!cluster/rpc/asio_*.h' ':!cluster/http/asio_*.h' |
+  xargs -0 -r grep -HE '^#include [<"](cuda|nccl|mpi\.h|boost/asio|.*\.pb\.h)')
 if git ls-files -z -- '*.h' '*.cc' ':!cluster/rpc' ':!cluster/http' ':!tests' |
   xargs -0 -r grep -nHE '^#include "cluster/(rpc|http)/asio_'; then
   echo 'layering: asio_*.h belong to the rooms cluster/rpc and cluster/http' >&2
