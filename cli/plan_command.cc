@@ -100,8 +100,9 @@ void PrintStages(const Plan& plan) {
 
 void PrintPlan(const Plan& plan, const MachineFacts& machine) {
   const PlanRequest& layout = plan.layout;
-  std::cout << "layout        " << LayoutText(layout) << " = " << plan.workers << " workers, zero "
-            << layout.zero_level << ", " << layout.schedule << "\n"
+  std::cout << "layout        " << LayoutText(layout) << " = " << plan.workers
+            << (plan.workers == 1 ? " worker" : " workers") << ", zero " << layout.zero_level
+            << ", " << layout.schedule << "\n"
             << "batch         " << layout.microbatches << " microbatches, " << layout.leaves
             << " leaves, " << Thousands(layout.tokens) << " tokens a step\n"
             << "parameters    " << Thousands(plan.parameters) << "\n\n";

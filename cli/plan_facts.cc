@@ -100,7 +100,10 @@ PlanRequest PlanRequestOf(const proto::Config& config) {
   request.leaves = std::stoi(config.batch().sum_leaves());
   const int64_t length = config.data().sequence_length();
   request.tokens = config.batch().sequences() * length;
-  request.batch_bytes = config.batch().microbatch_sequences() * length * 2 * ByteSize(DType::kI32);
+  // Ids, labels and positions, and starts of documents where they are kept apart.
+  const int64_t tables = config.data().isolate_documents() ? 4 : 3;
+  request.batch_bytes =
+      config.batch().microbatch_sequences() * length * tables * ByteSize(DType::kI32);
   return request;
 }
 
@@ -202,6 +205,9 @@ int64_t ResidentBytes() {
 // softmax, activations and the update (measured: docs/parallelism.md).
 constexpr double kProductShare = 0.8;
 constexpr double kMessageSeconds = 30e-6;
+// What a worker process has beside this one: MPI's libraries and buffers, the communicators' and
+// the control client's threads. Measured with Open MPI 4.1.4 on Debian 12.
+constexpr int64_t kTransportBytes = int64_t{25} << 20;
 
 }  // namespace
 
@@ -222,7 +228,7 @@ MachineFacts MeasureMachine(const proto::Config& config, const MachineQuestion& 
   facts.memory_bytes_per_second = CopyRate(stream) / std::max(1, std::min(workers, cores));
   facts.wire_bytes_per_second = question.wire_bytes_per_second;
   facts.wire_seconds = kMessageSeconds;
-  facts.program_bytes = ResidentBytes();
+  facts.program_bytes = ResidentBytes() + kTransportBytes;
   facts.memory_bytes = question.memory_bytes;
   if (facts.memory_bytes == 0) {
     int64_t bytes = host.memory.available_bytes;

@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <numeric>
+
 #include "tests/parallelism/toy_world.h"
 
 namespace trireme {
@@ -13,7 +16,9 @@ using toy::OnMesh;
 // Passes numbers down and up, and writes down what it was asked to do.
 class RecordingModel final : public StageModel {
  public:
-  RecordingModel(int stage, int stages) : stage_(stage), stages_(stages) {}
+  // rows: of the carries; large ones go another way through the transport than small ones.
+  RecordingModel(int stage, int stages, int64_t rows = 3)
+      : stage_(stage), stages_(stages), rows_(rows) {}
   CarrySpec InputSpec() const override { return stage_ == 0 ? CarrySpec{} : Two(); }
   CarrySpec OutputSpec() const override { return stage_ == stages_ - 1 ? CarrySpec{} : Two(); }
   void Reserve(int live) override { reserved = live; }
@@ -39,26 +44,28 @@ class RecordingModel final : public StageModel {
   Status failure;
 
  private:
-  static CarrySpec Two() {
-    return {{{"hidden", DType::kF32, {3, 2}}, {"memory", DType::kI32, {5}}}};
+  CarrySpec Two() const {
+    return {{{"hidden", DType::kF32, {rows_, 2}}, {"memory", DType::kI32, {5}}}};
   }
   // The same memory every time: the executor must have taken the last value.
   Carry Fill(float value) {
-    hidden_.assign(6, value);
+    hidden_.assign(2 * rows_, value);
     memory_.assign(5, static_cast<int32_t>(value));
-    return {{{"hidden", Tensor(hidden_.data(), DType::kF32, {3, 2})},
+    return {{{"hidden", Tensor(hidden_.data(), DType::kF32, {rows_, 2})},
              {"memory", Tensor(memory_.data(), DType::kI32, {5})}}};
   }
-  static void Check(const Carry& carry, float value) {
+  void Check(const Carry& carry, float value) const {
     ASSERT_EQ(carry.items.size(), 2u);
     EXPECT_EQ(carry.items[1].name, "memory");
-    for (int i = 0; i < 6; ++i) EXPECT_EQ(carry.items[0].tensor.as<float>()[i], value);
+    const float* hidden = carry.items[0].tensor.as<float>();
+    EXPECT_EQ(std::count(hidden, hidden + 2 * rows_, value), 2 * rows_) << value;
     for (int i = 0; i < 5; ++i) {
       EXPECT_EQ(carry.items[1].tensor.as<int32_t>()[i], static_cast<int32_t>(value));
     }
   }
 
   int stage_, stages_;
+  int64_t rows_;
   std::vector<float> hidden_;
   std::vector<int32_t> memory_;
 };
@@ -123,6 +130,23 @@ TEST(PipelineExecutorTest, ValidationRunsForwardAlone) {
   for (const std::string& log : logs) {
     EXPECT_EQ(log, "F0 X0 F1 X1 F2 X2 F3 X3 F4 X4 F5 X5 ");
   }
+}
+
+// Stages run at their own speeds: what is sent ahead must wait untouched, also when the next call
+// follows at once.
+TEST(PipelineExecutorTest, StepsAndValidationMayFollowAtOnce) {
+  std::vector<MicrobatchId> many(12), few = {0, 1, 2, 3};
+  std::iota(many.begin(), many.end(), 0);
+  OnMesh(Mesh(1, 1, 3), nullptr, [&](ProcessGroups* groups) {
+    Stream stream(1);
+    RecordingModel model(groups->rank(), 3, 30000);
+    PipelineExecutor executor(OneForwardOneBackwardSchedule(3, 4), groups->rank(),
+                              Options(groups, &stream));
+    for (int step = 0; step < 10; ++step) {
+      EXPECT_TRUE(executor.RunForwardOnly(model, many).ok());
+      EXPECT_TRUE(executor.RunStep(model, few).ok());
+    }
+  });
 }
 
 TEST(PipelineExecutorTest, PhasesAreNamedForFaultPoints) {
