@@ -149,8 +149,13 @@ run build/trireme export --model "$run" --format hf --out "${run}_hf"
 
 minutes_taken=$(((SECONDS - begin) / 60))
 seconds_taken=$(((SECONDS - begin) % 60))
+number() { sed -n "s/.*\"$1\": *\([0-9]*\)\(\.[0-9]\)\{0,1\}.*/\1\2/p" | tail -1; }
+reached=$(number validation_perplexity <"$run/metrics.jsonl")
+counted=$(build/trireme eval --json --task "ngram=$data/corpus_train:$data/corpus_validation" |
+  number unigram_perplexity)
 cat <<END
 
+The model's perplexity on text that it has not seen is $reached; counting tokens alone gives $counted.
 Done in $minutes_taken min $seconds_taken s. You have:
   build/trireme          the program
   $data   the cleaned text, tokenizer.json and the tokens
