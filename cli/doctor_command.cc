@@ -15,6 +15,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int64_t kMiB = int64_t{1} << 20;
+constexpr bool kMpiIsBuilt = TRIREME_MPI_BUILT != 0;
 
 // Something worth knowing before a run. A machine without any is ready as it is.
 struct Finding {
@@ -167,6 +168,11 @@ void Print(const HostFacts& facts) {
                   ? "none"
                   : StrCat(facts.mpi.name, " ", facts.mpi.version, ", ", facts.mpi.path));
   line("  heals", HealingOf(facts.mpi));
+  if (!facts.mpi.version.empty()) {
+    line("  transport",
+         "mpirun --mca btl tcp,self is the conservative choice: a rank killed inside "
+         "a shared-memory queue can block its readers");
+  }
   line("gpus", facts.gpu.names.empty() ? "none found (this build has no CUDA)"
                                        : Joined(facts.gpu.names, "; "));
   line("slurm",
