@@ -99,8 +99,8 @@ Status DeleteCheckpoint(ObjectStore& store, int64_t step);
 // Deletes all but the newest `keep` (>= 1), oldest first and only after the newest has verified.
 // Returns the steps that are gone.
 Result<std::vector<int64_t>> DeleteOldCheckpoints(ObjectStore& store, int64_t keep);
-// Sets the manifests after `step` aside (as manifest.discarded.json), so that a run that goes on from
-// `step` can write those steps again.
+// Sets the manifests after `step` aside (as manifest.discarded.json), so that a run that goes on
+// from `step` can write those steps again.
 Status DiscardCheckpointsAfter(ObjectStore& store, int64_t step);
 // Deletes chunks without a manifest, of steps before the newest checkpoint: what crashes left.
 Status SweepCheckpoints(ObjectStore& store);

@@ -1,9 +1,11 @@
 #include <gmock/gmock.h>
 #include <sys/mount.h>
 
+#include <cmath>
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "proto/config.pb.h"
 #include "tests/cli/program.h"
 #include "tests/worker_model_io/model_files.h"
 

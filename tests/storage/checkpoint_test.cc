@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "proto/config.pb.h"
 #include "proto/manifest.pb.h"
 #include "storage/checkpoint_manifest.h"
 #include "storage/safetensors.h"

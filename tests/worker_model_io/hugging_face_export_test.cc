@@ -2,10 +2,13 @@
 
 #include <gmock/gmock.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "proto/config.pb.h"
 #include "tests/storage/faulty_store.h"
 #include "tests/storage/temporary_folder.h"
 #include "tests/worker_model_io/model_files.h"

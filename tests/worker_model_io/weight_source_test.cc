@@ -4,9 +4,12 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <limits>
 
+#include "proto/config.pb.h"
 #include "storage/checkpoint_writer.h"
+#include "storage/safetensors.h"
 #include "tests/storage/temporary_folder.h"
 #include "tests/worker_model_io/model_files.h"
 
@@ -138,9 +141,9 @@ TEST(WeightSourceTest, FilesOfAnotherSizeThanTheirHeaderSaysAreRefused) {
                    " by its header (llama2.c, version 0): truncated, or another format"));
   fs::resize_file(folder / "a.bin", 20);
   EXPECT_THAT(OpenError(folder / "a.bin"), HasSubstr("a.bin: ends at byte 20"));
-  RawWriter(folder / "b.bin").Ints({0, 1, 2, 3, 4, 5, 6});
+  WriteInts(folder / "b.bin", {0, 1, 2, 3, 4, 5, 6});
   EXPECT_EQ(OpenError(folder / "b.bin"), folder / "b.bin: header: dim is 0, expected 1 to 4194304");
-  RawWriter(folder / "c.bin").Ints({30, 8, 2, 4, 2, 9, 6});
+  WriteInts(folder / "c.bin", {30, 8, 2, 4, 2, 9, 6});
   EXPECT_THAT(OpenError(folder / "c.bin"), HasSubstr("header: dim 30, n_heads 4"));
   const auto gpt2 = SmallGpt2();
   WriteLlmc(folder / "d.bin", gpt2, RandomWeights(gpt2), 3);

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <map>
 
+#include "proto/config.pb.h"
 #include "storage/stored_box.h"
 #include "worker/model/model_config.h"
 #include "worker/model/weight_backend.h"
@@ -152,7 +153,7 @@ Result<std::unique_ptr<OpenedWeights>> OpenLlama2cWeights(const std::string& pat
                                 "dim of a head"));
   }
   auto opened = std::make_unique<OpenedWeights>();
-  proto::ModelConfig& config = opened->config;
+  proto::ModelConfig& config = *opened->config;
   config.set_family("llama");
   config.set_vocab_size(vocab);
   config.set_hidden_size(dim);
@@ -214,7 +215,7 @@ Result<std::unique_ptr<OpenedWeights>> OpenLlmcWeights(const std::string& path) 
                                 ", expected at least vocab_size (", vocab, ")"));
   }
   auto opened = std::make_unique<OpenedWeights>();
-  proto::ModelConfig& config = opened->config;
+  proto::ModelConfig& config = *opened->config;
   config.set_family("gpt2");
   config.set_vocab_size(vocab);
   config.set_hidden_size(dim);

@@ -3,6 +3,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "proto/config.pb.h"
 #include "proto/manifest.pb.h"
 #include "storage/safetensors.h"
 #include "worker/model/model_config.h"
@@ -146,20 +147,21 @@ Result<std::unique_ptr<OpenedWeights>> OpenCheckpointWeights(const std::string& 
   ASSIGN_OR_RETURN(OpenedCheckpoint checkpoint, OpenCheckpoint(model));
   auto opened = std::make_unique<OpenedWeights>();
   const proto::Manifest& manifest = checkpoint.reader->manifest();
-  opened->config = manifest.config().model();
-  opened->config.clear_from();
+  proto::ModelConfig& config = *opened->config;
+  config = manifest.config().model();
+  config.clear_from();
   opened->step = checkpoint.reader->step();
   const std::string place = StrCat(checkpoint.location.store_url, "@", *opened->step);
-  RETURN_IF_ERROR(FinishModelConfig(place, &opened->config));
+  RETURN_IF_ERROR(FinishModelConfig(place, &config));
   opened->training_length = manifest.config().data().has_sequence_length()
                                 ? manifest.config().data().sequence_length()
-                                : opened->config.max_position_embeddings();
+                                : config.max_position_embeddings();
   if (!checkpoint.location.run_dir.empty()) {
     opened->tokenizer_path = FindTokenizer(checkpoint.location.run_dir);
   }
-  if (opened->tokenizer_path) TakeIdsFromTokenizer(*opened->tokenizer_path, &opened->config);
-  if (opened->config.eos_token_id() >= 0) {
-    opened->end_ids.push_back(static_cast<int32_t>(opened->config.eos_token_id()));
+  if (opened->tokenizer_path) TakeIdsFromTokenizer(*opened->tokenizer_path, &config);
+  if (config.eos_token_id() >= 0) {
+    opened->end_ids.push_back(static_cast<int32_t>(config.eos_token_id()));
   }
   opened->backend = std::make_unique<CheckpointWeights>(std::move(checkpoint));
   return opened;
@@ -169,11 +171,11 @@ Result<std::unique_ptr<OpenedWeights>> OpenHuggingFaceWeights(const std::string&
   auto opened = std::make_unique<OpenedWeights>();
   auto backend = std::make_unique<HuggingFaceWeights>(folder);
   ASSIGN_OR_RETURN(const std::string json, ReadObject(backend->store(), "config.json", 1 << 24));
-  ASSIGN_OR_RETURN(opened->config,
-                   ParseHuggingFaceConfig(json, backend->store().Describe("config.json")));
+  proto::ModelConfig& config = *opened->config;
+  ASSIGN_OR_RETURN(config, ParseHuggingFaceConfig(json, backend->store().Describe("config.json")));
   RETURN_IF_ERROR(backend->Open());
-  opened->training_length = opened->config.max_position_embeddings();
-  opened->end_ids = EndIds(backend->store(), opened->config);
+  opened->training_length = config.max_position_embeddings();
+  opened->end_ids = EndIds(backend->store(), config);
   opened->tokenizer_path = FindTokenizer(folder);
   opened->hugging_face_folder = folder;
   opened->backend = std::move(backend);

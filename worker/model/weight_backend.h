@@ -8,10 +8,13 @@
 #include <string_view>
 #include <vector>
 
-#include "proto/config.pb.h"
 #include "storage/checkpoint_location.h"
 
 namespace trireme {
+
+namespace proto {
+class ModelConfig;
+}
 
 class WeightBackend {
  public:
@@ -26,7 +29,10 @@ class WeightBackend {
 
 // Everything that opening a model yields.
 struct OpenedWeights {
-  proto::ModelConfig config;  // filled in
+  OpenedWeights();
+  ~OpenedWeights();
+
+  std::unique_ptr<proto::ModelConfig> config;  // filled in; never null
   std::unique_ptr<WeightBackend> backend;
   std::optional<std::string> tokenizer_path;
   std::vector<int32_t> end_ids;

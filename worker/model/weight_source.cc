@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "proto/config.pb.h"
 #include "storage/element_conversion.h"
 #include "storage/stored_box.h"
 #include "worker/model/model_config.h"
@@ -95,6 +96,9 @@ Status FinishModelConfig(const std::string& path, proto::ModelConfig* config) {
   return OkStatus();
 }
 
+OpenedWeights::OpenedWeights() : config(std::make_unique<proto::ModelConfig>()) {}
+OpenedWeights::~OpenedWeights() = default;
+
 WeightSource::WeightSource(std::unique_ptr<OpenedWeights> opened) : opened_(std::move(opened)) {}
 WeightSource::~WeightSource() = default;
 
@@ -108,7 +112,7 @@ Result<std::unique_ptr<WeightSource>> WeightSource::Open(const std::string& mode
 // Compares what is stored with what the model needs.
 Status WeightSource::CheckTensors() {
   const WeightBackend& backend = *opened_->backend;
-  for (const ParameterSpec& spec : ParameterSpecs(ModelShape::From(opened_->config), 1, 1)) {
+  for (const ParameterSpec& spec : ParameterSpecs(ModelShape::From(*opened_->config), 1, 1)) {
     std::optional<TensorInfo> info;
     std::string stored;
     for (const std::string& name : StoredNames(spec.name)) {
@@ -134,11 +138,11 @@ Status WeightSource::CheckTensors() {
     tensors_.push_back({spec.name, info->dtype, info->shape});
     stored_names_.push_back(stored);
   }
-  if (opened_->config.tie_word_embeddings()) index_.emplace("lm_head.weight", 0);
+  if (opened_->config->tie_word_embeddings()) index_.emplace("lm_head.weight", 0);
   return OkStatus();
 }
 
-const proto::ModelConfig& WeightSource::config() const { return opened_->config; }
+const proto::ModelConfig& WeightSource::config() const { return *opened_->config; }
 std::vector<TensorInfo> WeightSource::tensors() const { return tensors_; }
 
 std::optional<std::string> WeightSource::tokenizer_path() const { return opened_->tokenizer_path; }
