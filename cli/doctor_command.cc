@@ -52,6 +52,11 @@ std::string LimitText(int64_t limit) { return limit < 0 ? "unlimited" : StrCat(l
 
 std::vector<Finding> Findings(const HostFacts& facts) {
   std::vector<Finding> findings;
+  if (!kMpiIsBuilt) {
+    findings.push_back({true,
+                        "MPI in this program: it was configured with TRIREME_MPI=OFF and trains "
+                        "in one process only"});
+  }
   if (facts.mpi.path.empty()) {
     findings.push_back({true,
                         "mpirun: install Open MPI 4.1 or later (Debian: openmpi-bin) to run "
@@ -125,6 +130,7 @@ Json AsJson(const HostFacts& facts) {
         {"name", facts.mpi.name},
         {"version", facts.mpi.version},
         {"ulfm", facts.mpi.has_ulfm},
+        {"built", kMpiIsBuilt},
         {"heals", HealingOf(facts.mpi)}}},
       {"gpus", facts.gpu.names},
       {"cuda_built", false},
