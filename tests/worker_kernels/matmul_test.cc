@@ -34,9 +34,9 @@ class MatMulTest : public testing::TestWithParam<Parameters> {};
 
 TEST_P(MatMulTest, EqualsTheDoubleReferenceWithBitsFreeOfTheThreads) {
   const auto [input, output, ta, tb] = GetParam();
-  for (const Case& size :
-       {Case{1, 1, 1}, Case{1, 17, 33}, Case{3, 5, 7}, Case{16, 16, 16}, Case{31, 100, 65},
-        Case{300, 70, 19}, Case{65, 530, 40}, Case{2, 3, 700}, Case{129, 1030, 3}}) {
+  for (const Case& size : {Case{1, 1, 1}, Case{1, 17, 33}, Case{3, 5, 7}, Case{16, 16, 16},
+                           Case{31, 100, 65}, Case{300, 70, 19}, Case{65, 530, 40}, Case{2, 3, 700},
+                           Case{129, 1030, 3}, Case{1030, 70, 21}}) {
     for (const bool accumulate : {false, true}) {
       if (accumulate && output == DType::kBF16) continue;
       for (const bool with_bias : {false, true}) {
@@ -64,8 +64,9 @@ TEST_P(MatMulTest, EqualsTheDoubleReferenceWithBitsFreeOfTheThreads) {
 // Shapes of a training step: sums long enough that a split of K over threads would show.
 TEST_P(MatMulTest, StepShapesHaveBitsFreeOfTheThreads) {
   const auto [input, output, ta, tb] = GetParam();
-  for (const Case& size : {Case{512, 512, 1408}, Case{8, 512, 4096}, Case{1, 512, 512},
-                           Case{64, 64, 3000}, Case{704, 512, 300}}) {
+  for (const Case& size :
+       {Case{512, 512, 1408}, Case{8, 512, 4096}, Case{1, 512, 512}, Case{64, 64, 3000},
+        Case{704, 512, 300}, Case{1024, 128, 300}, Case{1024, 1100, 2100}}) {
     const Owned a = Owned::Random(input, ta ? Shape{size.k, size.m} : Shape{size.m, size.k}, 1);
     const Owned b = Owned::Random(input, tb ? Shape{size.n, size.k} : Shape{size.k, size.n}, 2);
     RunOnThreads([&](Stream& stream) {

@@ -20,14 +20,15 @@ struct Scratch {
   int64_t stride;
 
   Scratch(int64_t length, int64_t d, int64_t rows) {
-    thread_local TileScratch scratch;
+    thread_local ThreadScratch scratch;
     CHECK_LE(rows, kRowsMax);
     stride = CeilDivide(std::min(length, kStripKeys), 16) * 16;
     constexpr bool kRounds = !std::is_same_v<T, float>;
-    scratch.Reset(3 * TileScratch::Bytes<T>(length * d) + 2 * TileScratch::Bytes<T>(rows * d) +
-                  2 * TileScratch::Bytes<float>(length * d) + TileScratch::Bytes<float>(rows * d) +
-                  2 * TileScratch::Bytes<float>(rows * stride) +
-                  2 * kRounds * TileScratch::Bytes<T>(rows * stride));
+    scratch.Reset(3 * ThreadScratch::Bytes<T>(length * d) + 2 * ThreadScratch::Bytes<T>(rows * d) +
+                  2 * ThreadScratch::Bytes<float>(length * d) +
+                  ThreadScratch::Bytes<float>(rows * d) +
+                  2 * ThreadScratch::Bytes<float>(rows * stride) +
+                  2 * kRounds * ThreadScratch::Bytes<T>(rows * stride));
     for (T** piece : {&k, &k_transposed, &v_transposed}) *piece = scratch.Take<T>(length * d);
     for (T** piece : {&q, &dout}) *piece = scratch.Take<T>(rows * d);
     for (float** piece : {&dk, &dv}) *piece = scratch.Take<float>(length * d);

@@ -12,10 +12,10 @@ constexpr int64_t kTokensMax = 16;
 template <typename T>
 void DecodeToken(const Heads& q, const Heads& keys, const Heads& values, int64_t b, int64_t t,
                  int64_t key_head, int64_t visible, float scale, const Heads& out) {
-  thread_local TileScratch scratch;
+  thread_local ThreadScratch scratch;
   const int64_t d = q.head_dim, group = q.heads / keys.heads, first = key_head * group;
-  scratch.Reset(TileScratch::Bytes<float>(group * visible) + TileScratch::Bytes<float>(group * d) +
-                TileScratch::Bytes<float>(group));
+  scratch.Reset(ThreadScratch::Bytes<float>(group * visible) +
+                ThreadScratch::Bytes<float>(group * d) + ThreadScratch::Bytes<float>(group));
   float* scores = scratch.Take<float>(group * visible);
   float* sums = scratch.Take<float>(group * d);
   float* inverse = scratch.Take<float>(group);

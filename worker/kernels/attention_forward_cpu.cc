@@ -20,11 +20,11 @@ struct PackedKeys {
 
 template <typename T>
 PackedKeys<T> Pack(Stream& stream, const Heads& k, const Heads& v, const int32_t* lengths) {
-  thread_local TileScratch scratch;
+  thread_local ThreadScratch scratch;
   int64_t length = k.length;
   if (lengths != nullptr) length = *std::max_element(lengths, lengths + k.batch);
   const int64_t heads = k.batch * k.heads, d = k.head_dim;
-  scratch.Reset(2 * TileScratch::Bytes<T>(heads * length * d));
+  scratch.Reset(2 * ThreadScratch::Bytes<T>(heads * length * d));
   PackedKeys<T> packed;
   packed.length = length;
   packed.keys = scratch.Take<T>(heads * length * d);
@@ -49,12 +49,13 @@ struct BlockScratch {
   float sum[kRowsMax];  // of exp(scaled score - top)
 
   BlockScratch(int64_t rows, int64_t d, int64_t keys_max) {
-    thread_local TileScratch scratch;
+    thread_local ThreadScratch scratch;
     CHECK_LE(rows, kRowsMax);
     stride = CeilDivide(std::min(keys_max, kStripKeys), 16) * 16;
     constexpr bool kRounds = !std::is_same_v<T, float>;
-    scratch.Reset(TileScratch::Bytes<float>(rows * stride) + TileScratch::Bytes<float>(rows * d) +
-                  kRounds * TileScratch::Bytes<T>(rows * stride));
+    scratch.Reset(ThreadScratch::Bytes<float>(rows * stride) +
+                  ThreadScratch::Bytes<float>(rows * d) +
+                  kRounds * ThreadScratch::Bytes<T>(rows * stride));
     scores = scratch.Take<float>(rows * stride);
     sums = scratch.Take<float>(rows * d);
     if constexpr (kRounds) {

@@ -3,13 +3,13 @@
 #pragma once
 
 #include <algorithm>
-#include <cstdlib>
 #include <limits>
-#include <memory>
 
 #include "worker/kernels/attention.h"
 #include "worker/kernels/dispatch.h"
 #include "worker/kernels/gemm.h"
+#include "worker/kernels/scratch.h"
+#include "worker/kernels/transpose.h"
 #include "worker/kernels/vector.h"
 
 namespace trireme {
@@ -57,39 +57,6 @@ inline void TileProduct(const Tile& a, bool transpose_a, const Tile& b, float* c
   call.accumulate = accumulate;
   Gemm(call);
 }
-
-// Memory of one thread for one kernel call after the other. Hands out aligned pieces; the next
-// Reset takes all back. Not zeroed.
-class TileScratch {
- public:
-  void Reset(int64_t bytes) {
-    used_ = 0;
-    if (bytes <= size_) return;
-    size_ = CeilDivide(bytes, 4096) * 4096;
-    memory_.reset(static_cast<std::byte*>(std::aligned_alloc(4096, size_)));
-    CHECK(memory_ != nullptr) << "no memory for " << size_ << " bytes of scratch";
-  }
-  template <typename T>
-  T* Take(int64_t count) {
-    T* piece = reinterpret_cast<T*>(memory_.get() + used_);
-    used_ += Bytes<T>(count);
-    CHECK_LE(used_, size_);
-    return piece;
-  }
-  // What Take(count) uses up.
-  template <typename T>
-  static int64_t Bytes(int64_t count) {
-    return CeilDivide(count * static_cast<int64_t>(sizeof(T)), 64) * 64;
-  }
-
- private:
-  struct Free {
-    void operator()(std::byte* memory) const { std::free(memory); }
-  };
-  std::unique_ptr<std::byte, Free> memory_;
-  int64_t size_ = 0;
-  int64_t used_ = 0;
-};
 
 // Query heads that share a key head go through a strip together: row r of a strip is token
 // begin + r % tokens of head first_head + r / tokens.
@@ -161,24 +128,6 @@ float RowExponentials(const float* scores, T* p, const Range& range, int64_t key
   });
   Zero(p, range.high, keys);
   return Sum(sum);
-}
-
-// out[i, r] = in[r, i]: rows of one head to [D, out_stride].
-template <typename T>
-void TransposeRows(const T* in, int64_t in_stride, int64_t rows, int64_t columns, T* out,
-                   int64_t out_stride) {
-  constexpr int64_t kSquare = 16;
-  for (int64_t r = 0; r < rows; r += kSquare) {
-    const int64_t height = std::min(kSquare, rows - r);
-    for (int64_t c = 0; c < columns; c += kSquare) {
-      const int64_t width = std::min(kSquare, columns - c);
-      for (int64_t j = 0; j < width; ++j) {
-        for (int64_t i = 0; i < height; ++i) {
-          out[(c + j) * out_stride + r + i] = in[(r + i) * in_stride + c + j];
-        }
-      }
-    }
-  }
 }
 
 template <typename T>

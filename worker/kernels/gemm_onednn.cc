@@ -3,9 +3,6 @@
 #include <omp.h>
 
 #include <bit>
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <string>
 #include <unordered_map>
@@ -13,6 +10,7 @@
 
 #include "worker/kernels/gemm.h"
 #include "worker/kernels/matmul.h"
+#include "worker/kernels/scratch.h"
 
 namespace trireme {
 namespace {
@@ -61,26 +59,6 @@ struct KeyHash {
         key.accumulate * 2 + key.bias);
     return h ^ (h >> 32);
   }
-};
-
-// Grows and is never given back before the thread ends: the library's working memory.
-class Scratch {
- public:
-  void* Get(size_t bytes) {
-    if (bytes > size_) {
-      size_ = (bytes + 4095) / 4096 * 4096;
-      memory_.reset(std::aligned_alloc(4096, size_));
-      CHECK(memory_ != nullptr) << "no memory for " << size_ << " bytes of scratch";
-    }
-    return memory_.get();
-  }
-
- private:
-  struct Free {
-    void operator()(void* memory) const { std::free(memory); }
-  };
-  std::unique_ptr<void, Free> memory_;
-  size_t size_ = 0;
 };
 
 struct Product {
@@ -143,7 +121,7 @@ constexpr size_t kProductsMax = 2048;
 struct ThreadState {
   dnnl::stream stream{Engine()};
   std::unordered_map<Key, Product, KeyHash> products;
-  Scratch library, a, b, sums;
+  ThreadScratch library, a, b, sums;
 };
 
 ThreadState& State() {
@@ -169,8 +147,9 @@ bool HasBFloat16() {
 }
 
 const void* Widen(const void* source, int64_t rows, int64_t columns, int64_t stride,
-                  Scratch& scratch) {
-  auto* target = static_cast<float*>(scratch.Get(rows * columns * sizeof(float)));
+                  ThreadScratch& scratch) {
+  scratch.Reset(rows * columns * sizeof(float));
+  float* target = scratch.Take<float>(rows * columns);
   for (int64_t r = 0; r < rows; ++r) {
     const BFloat16* row = static_cast<const BFloat16*>(source) + r * stride;
     for (int64_t i = 0; i < columns; ++i) target[r * columns + i] = ToFloat(row[i]);
@@ -196,7 +175,9 @@ void GemmWidened(GemmCall call) {
 void GemmRounded(GemmCall call) {
   auto* out = static_cast<BFloat16*>(call.c);
   const int64_t stride = call.ldc;
-  auto* sums = static_cast<float*>(State().sums.Get(call.m * call.n * sizeof(float)));
+  ThreadScratch& scratch = State().sums;
+  scratch.Reset(call.m * call.n * sizeof(float));
+  float* sums = scratch.Take<float>(call.m * call.n);
   call.c = sums;
   call.ldc = call.n;
   call.output = DType::kF32;
@@ -230,7 +211,8 @@ void RunPrimitive(const GemmCall& call) {
   product.b.set_data_handle(const_cast<void*>(call.b));
   product.c.set_data_handle(call.c);
   if (call.bias != nullptr) product.bias.set_data_handle(const_cast<float*>(call.bias));
-  product.scratch.set_data_handle(state.library.Get(product.scratch_bytes));
+  state.library.Reset(product.scratch_bytes);
+  product.scratch.set_data_handle(state.library.Take<std::byte>(product.scratch_bytes));
   product.primitive.execute(state.stream, product.arguments);
 }
 

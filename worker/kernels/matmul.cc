@@ -1,8 +1,12 @@
 #include "worker/kernels/matmul.h"
 
 #include <algorithm>
+#include <cstring>
 
+#include "worker/kernels/dispatch.h"
 #include "worker/kernels/gemm.h"
+#include "worker/kernels/scratch.h"
+#include "worker/kernels/transpose.h"
 
 namespace trireme {
 namespace {
@@ -18,15 +22,11 @@ struct Panels {
   int64_t row_count, column_count;
 };
 
-// Sizes at which one core reaches its peak on the products of a training step, and which leave
-// at least 16 panels to a product that is worth spreading.
-constexpr int64_t kPanelRows = 256;
-constexpr int64_t kPanelRowsMin = 128;
+// Sizes at which one core reaches its peak on the products of a training step: the largest rows
+// that leave enough panels to spread.
+constexpr int64_t kPanelRows[] = {512, 256, 128};
 constexpr int64_t kPanelColumns = 512;
 constexpr int64_t kPanelsWanted = 16;
-
-int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // The even cut of `size` into pieces of at most `most`, piece sizes rounded up to 16 lanes.
 int64_t EvenPiece(int64_t size, int64_t most) {
   const int64_t count = CeilDivide(size, most);
@@ -36,13 +36,87 @@ int64_t EvenPiece(int64_t size, int64_t most) {
 Panels Cut(int64_t m, int64_t n) {
   Panels panels;
   panels.columns = EvenPiece(n, kPanelColumns);
-  panels.rows = EvenPiece(m, kPanelRows);
   panels.column_count = CeilDivide(n, panels.columns);
-  if (CeilDivide(m, panels.rows) * panels.column_count < kPanelsWanted) {
-    panels.rows = EvenPiece(m, kPanelRowsMin);
+  for (int64_t rows : kPanelRows) {
+    panels.rows = EvenPiece(m, rows);
+    panels.row_count = CeilDivide(m, panels.rows);
+    if (panels.row_count * panels.column_count >= kPanelsWanted) break;
   }
-  panels.row_count = CeilDivide(m, panels.rows);
   return panels;
+}
+
+// Rows of a packed operand are this much further apart than they are long: rows at powers of two
+// fight for the same lines of the caches.
+constexpr int64_t kPad = 16;
+constexpr int64_t kBadStride = 1024;
+constexpr int64_t kPackColumnsMin = 64;
+
+// An f32 panel of a transposed `a` with rows at multiples of 4 KiB is copied together first.
+void GemmPacked(GemmCall call) {
+  const bool pack = call.input == DType::kF32 && call.transpose_a && call.lda % kBadStride == 0 &&
+                    call.n >= kPackColumnsMin;
+  if (!pack) return Gemm(call);
+  thread_local ThreadScratch scratch;
+  const int64_t stride = call.m + kPad;
+  scratch.Reset(ThreadScratch::Bytes<float>(call.k * stride));
+  float* a = scratch.Take<float>(call.k * stride);
+  const auto* from = static_cast<const float*>(call.a);
+  for (int64_t k = 0; k < call.k; ++k) {
+    std::memcpy(a + k * stride, from + k * call.lda, call.m * sizeof(float));
+  }
+  call.a = a;
+  call.lda = stride;
+  Gemm(call);
+}
+
+void RunPanels(Stream& stream, const GemmCall& whole) {
+  const Panels panels = Cut(whole.m, whole.n);
+  stream.ParallelFor(panels.row_count * panels.column_count, [&](int64_t panel) {
+    const int64_t row = panel / panels.column_count * panels.rows;
+    const int64_t column = panel % panels.column_count * panels.columns;
+    const int64_t input = ByteSize(whole.input);
+    GemmCall call = whole;
+    call.m = std::min(panels.rows, whole.m - row);
+    call.n = std::min(panels.columns, whole.n - column);
+    call.a = static_cast<const std::byte*>(whole.a) +
+             (whole.transpose_a ? row : row * whole.lda) * input;
+    call.b = static_cast<const std::byte*>(whole.b) +
+             (whole.transpose_b ? column * whole.ldb : column) * input;
+    call.c = static_cast<std::byte*>(whole.c) + (row * whole.ldc + column) * ByteSize(whole.output);
+    if (whole.bias != nullptr) call.bias = whole.bias + column;
+    GemmPacked(call);
+  });
+}
+
+// The library reads f32 weights [N, K] slower than [K, N]: where many rows use them, they are
+// transposed first, as many columns of the result at a time as fit in kTransposedBytes.
+constexpr int64_t kTransposeRowsMin = 1024;
+constexpr int64_t kTransposedBytes = int64_t{8} << 20;
+constexpr int64_t kTransposeBlock = 64;
+
+void RunTransposed(Stream& stream, const GemmCall& whole) {
+  thread_local ThreadScratch scratch;
+  const int64_t fit = kTransposedBytes / (whole.k * static_cast<int64_t>(sizeof(float)));
+  const int64_t columns = std::clamp(fit / kPanelColumns * kPanelColumns, kPanelColumns, whole.n);
+  const int64_t stride = columns + kPad;
+  scratch.Reset(ThreadScratch::Bytes<float>(whole.k * stride));
+  float* b = scratch.Take<float>(whole.k * stride);
+  for (int64_t column = 0; column < whole.n; column += columns) {
+    GemmCall part = whole;
+    part.n = std::min(columns, whole.n - column);
+    const float* from = static_cast<const float*>(whole.b) + column * whole.ldb;
+    stream.ParallelFor(CeilDivide(part.n, kTransposeBlock), [&](int64_t block) {
+      const int64_t begin = block * kTransposeBlock;
+      TransposeRows(from + begin * whole.ldb, whole.ldb, std::min(kTransposeBlock, part.n - begin),
+                    whole.k, b + begin, stride);
+    });
+    part.b = b;
+    part.ldb = stride;
+    part.transpose_b = false;
+    part.c = static_cast<std::byte*>(whole.c) + column * ByteSize(whole.output);
+    if (whole.bias != nullptr) part.bias = whole.bias + column;
+    RunPanels(stream, part);
+  }
 }
 
 }  // namespace
@@ -86,6 +160,12 @@ void MatMul(Stream& stream, const Matrix& a, Transpose transpose_a, const Matrix
   CHECK_GT(k, 0);
 
   GemmCall whole;
+  whole.a = a.data;
+  whole.b = b.data;
+  whole.c = c.data;
+  if (bias.defined()) whole.bias = bias.as<float>();
+  whole.m = m;
+  whole.n = n;
   whole.k = k;
   whole.lda = a.row_stride;
   whole.ldb = b.row_stride;
@@ -95,19 +175,11 @@ void MatMul(Stream& stream, const Matrix& a, Transpose transpose_a, const Matrix
   whole.transpose_a = ta;
   whole.transpose_b = tb;
   whole.accumulate = accumulate;
-  const Panels panels = Cut(m, n);
-  stream.ParallelFor(panels.row_count * panels.column_count, [&](int64_t panel) {
-    const int64_t row = panel / panels.column_count * panels.rows;
-    const int64_t column = panel % panels.column_count * panels.columns;
-    GemmCall call = whole;
-    call.m = std::min(panels.rows, m - row);
-    call.n = std::min(panels.columns, n - column);
-    call.a = ta ? At(a, 0, row) : At(a, row, 0);
-    call.b = tb ? At(b, column, 0) : At(b, 0, column);
-    call.c = At(c, row, column);
-    if (bias.defined()) call.bias = bias.as<float>() + column;
-    Gemm(call);
-  });
+  if (tb && m >= kTransposeRowsMin && a.dtype == DType::kF32) {
+    RunTransposed(stream, whole);
+  } else {
+    RunPanels(stream, whole);
+  }
 }
 
 }  // namespace trireme
