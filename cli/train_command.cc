@@ -245,7 +245,12 @@ Status TrainAsCoordinator(const TrainCommand& command, CommunicatorFactory* worl
       std::strncpy(bootstrap.log_dir, dir.c_str(), sizeof(bootstrap.log_dir) - 1);
     }
   }
-  if (coordinator == nullptr) bootstrap.exit_code = ExitCode(status);
+  if (coordinator == nullptr) {
+    bootstrap.exit_code = ExitCode(status);
+    // Before the others know: mpirun ends the job as soon as one of them has left with an error.
+    if (!status.ok()) std::cerr << "trireme train: " << status.message() << std::endl;
+    status = Status(status.code(), "");
+  }
   if (run.ok()) bootstrap.bf16 = run->config->precision().compute() == "bfloat16";
   const Status shared = meeting->Share(&bootstrap);
   if (!status.ok() || coordinator == nullptr) return status;
