@@ -9,7 +9,6 @@ namespace trireme {
 namespace {
 
 constexpr int32_t kGatherSlot = 1 << 20;        // beyond any number of partials
-constexpr int64_t kRingChunks = 4;              // arrivals a contribution may be ahead of the adds
 constexpr int64_t kAddBytesMax = 256 << 10;     // a turn's additions: others wait for the lock
 constexpr int64_t kScratchKeptMax = 256 << 20;  // idle scratch
 
@@ -184,13 +183,7 @@ void ReduceOperation::AddContributions(std::span<const BufferRef> partials,
       if (contribution.rank == me) {
         input.local = LayoutOf(partials[contribution.index], ranges_of[me]);
       } else {
-        StreamLayout layout = mine_;
-        const int64_t ring_bytes =
-            std::min(layout.bytes(), kRingChunks * ChunkBytes(layout.bytes()));
-        scratch_.push_back(TakeScratch(ring_bytes));
-        layout.UseRing(scratch_.back().get(), ring_bytes);
-        input.remote = AddTransfer(false, contribution.rank, contribution.index, std::move(layout));
-        input.remote->limit = ring_bytes;
+        input.remote = AddTransfer(false, contribution.rank, contribution.index, mine_);
       }
       inputs_.push_back(std::move(input));
     }
@@ -236,6 +229,15 @@ void ReduceOperation::AddGather(std::span<const BufferRef> partials,
 }
 
 void ReduceOperation::Start(MessageTransport& transport) {
+  for (const Input& input : inputs_) {
+    if (input.remote == nullptr) continue;
+    StreamLayout& layout = input.remote->layout;
+    const int64_t ahead = transport.chunks_ahead(input.remote->peer);
+    const int64_t ring_bytes = std::min(layout.bytes(), ahead * ChunkBytes(layout.bytes()));
+    scratch_.push_back(TakeScratch(ring_bytes));
+    layout.UseRing(scratch_.back().get(), ring_bytes);
+    input.remote->limit = ring_bytes;
+  }
   for (const auto& transfer : transfers) {
     if (!transfer->send) transport.Post(transfer.get());
   }

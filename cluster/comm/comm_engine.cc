@@ -90,6 +90,8 @@ void CommEngine::Run() {
       if (!parked) nap = kNapMin;
       sleep = dozing_ ? nap : -1;
       if (!parked) progressed = Drive();
+    } else {
+      dozing_ = true;
     }
     if (parked) {
       idle_rounds = 0;

@@ -125,7 +125,7 @@ class CommEngine {
   std::atomic<int> lockers_{0};  // threads that want the lock: the progress thread gives way
   std::atomic<int> helpers_{0};  // callers that wait, and drive meanwhile
   std::atomic<bool> stop_{false};
-  bool dozing_ = false;  // the progress thread sleeps, but will look soon by itself
+  std::atomic<bool> dozing_{false};  // the progress thread sleeps, but will look soon by itself
   Micros last_active_ = 0;
   Micros last_call_ = 0;  // of Submit, or the end of Wait
   std::vector<std::shared_ptr<CommOperation>> active_;

@@ -13,6 +13,8 @@ using Range = ReduceOperation::Range;
 // Up to this many ranks, a small AllReduce is one exchange of everything with everyone.
 constexpr int kFlatRanksMax = 16;
 constexpr int64_t kFlatBytesMax = 16 << 10;
+// Up to this many ranks, each piece of an AllGather goes straight to everyone: one hop.
+constexpr int kDirectGatherRanksMax = 8;
 // Up to this size a broadcast goes down a binomial tree; beyond, it is a scatter and a gather.
 constexpr int64_t kTreeBroadcastBytes = 64 << 10;
 
@@ -94,7 +96,7 @@ Work GroupCommunicator::AllReduce(std::span<const BufferRef> partials, BufferRef
 Work GroupCommunicator::AllGather(BufferRef buffer, std::span<const Piece> pieces) {
   auto operation = std::make_shared<ForwardOperation>(Kind::kAllGather, group_, sequence_++);
   const auto ranges_of = RangesOf(pieces, buffer.count);
-  if (std::has_single_bit(static_cast<unsigned>(size()))) {
+  if (size() > kDirectGatherRanksMax && std::has_single_bit(static_cast<unsigned>(size()))) {
     AddDoubling(*operation, buffer, ranges_of);
     return Submit(std::move(operation));
   }

@@ -125,6 +125,9 @@ class MessageTransport {
   virtual void BeginGeneration(uint64_t generation) = 0;
   // True when arrivals call the engine's Waker, so that drivers may sleep instead of polling.
   virtual bool wakes() const = 0;
+  // How many chunks a message from `peer` may usefully arrive ahead of their use: one, where this
+  // side fetches them itself.
+  virtual int64_t chunks_ahead(int peer) const { return 1; }
   // Polling transports: rounds without news before a driver yields its core.
   virtual int spin_rounds() const { return 0; }
 };

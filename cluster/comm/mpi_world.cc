@@ -26,9 +26,9 @@ std::vector<ProcessIdentity> ReadableProcesses(int size) {
     uint64_t cookie = 0;
     const StreamLayout remote({{reinterpret_cast<std::byte*>(process.cookie_address),
                                 static_cast<int64_t>(sizeof(cookie))}});
-    works =
-        ReadProcessMemory(process, remote, 0, sizeof(cookie), reinterpret_cast<std::byte*>(&cookie))
-            .ok();
+    works = ReadProcessMemory(process, remote, 0, sizeof(cookie),
+                              reinterpret_cast<std::byte*>(&cookie), /*check=*/true)
+                .ok();
   }
   int all_work = 0;
   MPI_Allreduce(&works, &all_work, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);

@@ -36,11 +36,10 @@ ProcessIdentity MyProcessIdentity() {
 }
 
 Status ReadProcessMemory(const ProcessIdentity& process, const StreamLayout& remote, int64_t begin,
-                         int64_t end, std::byte* target) {
+                         int64_t end, std::byte* target, bool check) {
   constexpr int kRemoteMax = 64;
   while (begin < end) {
-    // The cookie comes first in every read: a pid may have passed to another process.
-    uint64_t cookie = 0;
+    uint64_t cookie = process.cookie;
     iovec from[kRemoteMax];
     from[0] = {reinterpret_cast<void*>(process.cookie_address), sizeof(cookie)};
     int count = 1;
@@ -51,8 +50,11 @@ Status ReadProcessMemory(const ProcessIdentity& process, const StreamLayout& rem
       bytes = stop - begin;
     }
     const iovec to[2] = {{&cookie, sizeof(cookie)}, {target, static_cast<size_t>(bytes)}};
-    const ssize_t got = process_vm_readv(static_cast<pid_t>(process.pid), to, 2, from, count, 0);
-    if (got != static_cast<ssize_t>(bytes + sizeof(cookie)) || cookie != process.cookie) {
+    const int first = check ? 0 : 1;
+    const ssize_t expected = bytes + (check ? static_cast<ssize_t>(sizeof(cookie)) : 0);
+    const ssize_t got = process_vm_readv(static_cast<pid_t>(process.pid), to + first, 2 - first,
+                                         from + first, count - first, 0);
+    if (got != expected || cookie != process.cookie) {
       return UnavailableError(
           StrCat("the memory of process ", process.pid, " cannot be read: ",
                  got < 0 ? std::strerror(errno) : "it has ended or given the memory up"));

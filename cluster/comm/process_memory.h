@@ -21,7 +21,9 @@ ProcessIdentity MyProcessIdentity();
 
 // Copies [begin, end) of the stream `remote`, whose addresses are those of `process`, to `target`.
 // kUnavailable when the process is gone, has become another one, or may not be read.
+// check: also read its cookie, for a pid may have passed to another process. It costs as much as
+// some ten kilobytes, and pids come round again in minutes, not in milliseconds.
 Status ReadProcessMemory(const ProcessIdentity& process, const StreamLayout& remote, int64_t begin,
-                         int64_t end, std::byte* target);
+                         int64_t end, std::byte* target, bool check);
 
 }  // namespace trireme

@@ -9,7 +9,8 @@ namespace {
 
 constexpr int kChunksInFlight = 4;  // of one transfer
 constexpr int64_t kGraveyardBytesMax = int64_t{4} << 30;
-constexpr int64_t kPullBytesMax = 512 << 10;  // a turn's reading: others wait for the lock
+constexpr int64_t kPullBytesMax = 2 << 20;  // a turn's reading: others wait for the lock
+constexpr Micros kCheckEvery = 100'000;     // that a peer's process is still the same
 constexpr int kRoundsWithoutMpiMax = 16;
 constexpr int kSpinRounds = 10;
 // Where MPI yields the core in each of its rounds, to yield once more is to wait twice.
@@ -50,10 +51,19 @@ ChunkNotes& NotesOf(const Transfer& transfer) { return static_cast<ChunkNotes&>(
 
 ProcessTransport::ProcessTransport(int rank, std::vector<ProcessIdentity> readable, int tag_max,
                                    std::unique_ptr<MpiRequests> mpi)
-    : rank_(rank), readable_(std::move(readable)), tag_max_(tag_max), mpi_(std::move(mpi)) {}
+    : rank_(rank),
+      readable_(std::move(readable)),
+      checked_(readable_.size(), -kCheckEvery),
+      tag_max_(tag_max),
+      mpi_(std::move(mpi)) {}
 
 int ProcessTransport::spin_rounds() const {
-  return MpiRequests::Yields() ? kSpinRoundsOfYieldingMpi : kSpinRounds;
+  static const bool yields = MpiRequests::Yields();
+  return yields ? kSpinRoundsOfYieldingMpi : kSpinRounds;
+}
+
+int64_t ProcessTransport::chunks_ahead(int peer) const {
+  return readable_[peer].host != 0 ? 1 : kChunksInFlight;
 }
 
 bool ProcessTransport::IsEager(const Transfer& transfer) const {
@@ -140,6 +150,13 @@ void ProcessTransport::Extend(Transfer* transfer) {
   }
 }
 
+bool ProcessTransport::CheckIsDue(int peer) {
+  const Micros now = RealClock().NowMicros();
+  if (now - checked_[peer] < kCheckEvery) return false;
+  checked_[peer] = now;
+  return true;
+}
+
 // Reads what may be read of the announced messages, one chunk of each; true if there was any.
 bool ProcessTransport::Pull() {
   bool progressed = false;
@@ -152,10 +169,15 @@ bool ProcessTransport::Pull() {
           {allowed, receive->layout.ContiguousEnd(receive->done),
            receive->done +
                (receive->layout.has_ring() ? ChunkBytes(receive->layout.bytes()) : kPullBytesMax)});
-      receive->status = ReadProcessMemory(readable_[receive->peer], notes.remote, receive->done,
-                                          end, receive->layout.At(receive->done))
-                            .WithContext(StrCat("world rank ", receive->peer, " is lost"));
-      if (receive->status.ok()) receive->done = end;
+      receive->status =
+          ReadProcessMemory(readable_[receive->peer], notes.remote, receive->done, end,
+                            receive->layout.At(receive->done), CheckIsDue(receive->peer));
+      if (receive->status.ok()) {
+        receive->done = end;
+      } else {
+        receive->status =
+            receive->status.WithContext(StrCat("world rank ", receive->peer, " is lost"));
+      }
       receive->complete = receive->done == receive->layout.bytes();
       progressed = true;
       if (receive->complete || receive->done - notes.reported >= kReportBytes) {

@@ -19,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#include "cluster/base/clock.h"
 #include "cluster/comm/message_transport.h"
 #include "cluster/comm/mpi_requests.h"
 #include "cluster/comm/packet.h"
@@ -37,6 +38,7 @@ class ProcessTransport final : public MessageTransport {
   int size() const override { return static_cast<int>(readable_.size()); }
   bool Busy() const override { return mpi_->sending(); }
   bool wakes() const override { return false; }
+  int64_t chunks_ahead(int peer) const override;
   int spin_rounds() const override;
 
   void Post(Transfer* transfer) override;
@@ -69,12 +71,14 @@ class ProcessTransport final : public MessageTransport {
                   int64_t bytes);
   void ToSender(const PeerKey& key, const PacketHeader& header);
   bool Pull();
+  bool CheckIsDue(int peer);
   void GiveUp(const PeerKey& key, const PacketHeader& announced);
   void LimitGraveyard();
   void OnChunk(Transfer* transfer, int64_t end, const std::string& error);
 
   const int rank_;
   const std::vector<ProcessIdentity> readable_;
+  std::vector<Micros> checked_;  // when each process was last seen to be the same
   const int tag_max_;
   const std::unique_ptr<MpiRequests> mpi_;
   int next_tag_ = 1;

@@ -12,6 +12,9 @@ std::vector<int> WorldSizesFrom(int smallest) {
   return sizes;
 }
 
+// At least a leaf a rank.
+int LeavesFor(int ranks) { return ranks <= 8 ? 8 : 32; }
+
 // The parameter is the number of members; some promises need two ranks, and two terms cannot show
 // an order of sums.
 class ConformanceTest : public testing::TestWithParam<int> {};
@@ -123,14 +126,14 @@ TEST_P(ConformanceTest, ReduceScatterGivesOwnersTheirUnevenPieces) {
                                          {n - 1, unit, unit},
                                          {n / 2, unit, 3 * unit},
                                          {0, 5 * unit, 6 * unit}};
-      const SumTree tree = SumTree::Even(8, n);
+      const SumTree tree = SumTree::Even(LeavesFor(n), n);
       for (bool in_place : {false, true}) {
         auto partials = PartialsOf<float>(tree, r.rank, count);
         std::vector<float> own(count);
         std::vector<float>& out = in_place ? partials[0] : own;
         Work work = comm->ReduceScatter(Refs(partials), pieces, Ref(out), tree);
         EXPECT_DONE(work);
-        const auto expected = SerialSums<float>({0, 8}, count);
+        const auto expected = SerialSums<float>({0, tree.leaves()}, count);
         for (const Piece& piece : pieces) {
           if (piece.owner == r.rank) {
             EXPECT_TRUE(SameBits(out, expected, piece.begin, piece.end));
@@ -145,7 +148,7 @@ TEST_P(ConformanceTest, AllGatherFillsEveryRank) {
   OnEveryRank(GetParam(), [](TestRank& r) {
     auto comm = r.All();
     const int n = r.size();
-    for (int64_t unit : {0, 1, 3, 5000, 300'000}) {
+    for (int64_t unit : {0, 1, 3, 5000, r.size() > 8 ? 20'000 : 200'000}) {
       // Rank k owns k units of the front, and one unit at the back; rank 0 owns only the latter.
       std::vector<Piece> pieces;
       int64_t end = 0;
@@ -262,7 +265,7 @@ TEST_P(ConformanceTest, ManyOperationsInFlightAreAwaitedInAnyOrder) {
   OnEveryRank(GetParam(), [](TestRank& r) {
     std::vector<std::unique_ptr<Communicator>> comms;
     for (uint16_t id = 1; id <= 3; ++id) comms.push_back(r.All(id));
-    const SumTree tree = SumTree::Even(8, r.size());
+    const SumTree tree = SumTree::Even(LeavesFor(r.size()), r.size());
     constexpr int kOperations = 24;
     const std::array<int64_t, 4> counts = {3, 2000, 20'000, 70'000};
     std::vector<std::vector<std::vector<float>>> partials(kOperations);
@@ -276,7 +279,7 @@ TEST_P(ConformanceTest, ManyOperationsInFlightAreAwaitedInAnyOrder) {
       EXPECT_DONE(works[which]);
     }
     for (int k = 0; k < kOperations; ++k) {
-      EXPECT_TRUE(SameBits(partials[k][0], SerialSums<float>({0, 8}, counts[k % 4])));
+      EXPECT_TRUE(SameBits(partials[k][0], SerialSums<float>({0, tree.leaves()}, counts[k % 4])));
     }
   });
 }
@@ -389,7 +392,7 @@ TEST_P(ConformanceTest, RevokeEndsWhatIsInFlightAndWhatComesLater) {
 
 TEST_P(PairConformanceTest, AbandonedOperationsDoNotDisturbTheNextGeneration) {
   OnEveryRank(GetParam(), [](TestRank& r) {
-    const SumTree tree = SumTree::Even(8, r.size());
+    const SumTree tree = SumTree::Even(LeavesFor(r.size()), r.size());
     const int64_t count = 300'000;
     {
       auto comm = r.All();
@@ -408,7 +411,7 @@ TEST_P(PairConformanceTest, AbandonedOperationsDoNotDisturbTheNextGeneration) {
       auto partials = PartialsOf<float>(tree, r.rank, count);
       Work work = comm->AllReduce(Refs(partials), Ref(partials[0]), tree);
       EXPECT_DONE(work);
-      EXPECT_TRUE(SameBits(partials[0], SerialSums<float>({0, 8}, count)));
+      EXPECT_TRUE(SameBits(partials[0], SerialSums<float>({0, tree.leaves()}, count)));
     }
   });
 }
