@@ -79,6 +79,9 @@ CoordinatorOptions StateOptions(const CoordinatorServerOptions& options, uint64_
   state.checkpoint_to_load = options.checkpoint_to_load;
   state.config = options.config;
   if (config.recovery().has_lease_ms()) state.lease = config.recovery().lease_ms() * 1000;
+  // A hang ends the run, and a host that other programs keep busy can hold a process back for
+  // seconds: short phases get longer than the detection alone would need.
+  state.hang_floor = 30'000'000;
   state.join_deadline = options.join_deadline_ms * 1000;
   return state;
 }
