@@ -61,7 +61,8 @@ TEST_P(MatMulTest, EqualsTheDoubleReferenceWithBitsFreeOfTheThreads) {
   }
 }
 
-// Shapes of a training step: sums long enough that a split of K over threads would show.
+// Shapes of a training step: sums long enough that a split of K over threads would show, and
+// operands that are copied to other layouts, in several goes.
 TEST_P(MatMulTest, StepShapesHaveBitsFreeOfTheThreads) {
   const auto [input, output, ta, tb] = GetParam();
   for (const Case& size :
@@ -69,11 +70,22 @@ TEST_P(MatMulTest, StepShapesHaveBitsFreeOfTheThreads) {
         Case{704, 512, 300}, Case{1024, 128, 300}, Case{1024, 1100, 2100}}) {
     const Owned a = Owned::Random(input, ta ? Shape{size.k, size.m} : Shape{size.m, size.k}, 1);
     const Owned b = Owned::Random(input, tb ? Shape{size.n, size.k} : Shape{size.k, size.n}, 2);
-    RunOnThreads([&](Stream& stream) {
+    const auto out = RunOnThreads([&](Stream& stream) {
       Owned c(output, {size.m, size.n});
       MatMul(stream, Matrix::Of(a), Transpose{ta}, Matrix::Of(b), Transpose{tb}, Matrix::Of(c));
       return std::vector<Owned>{c};
     });
+    // Elements all over the result.
+    for (int64_t at = 0; at < size.m * size.n; at += 1 + size.m * size.n / 97) {
+      const int64_t i = at / size.n, j = at % size.n;
+      double expected = 0;
+      for (int64_t l = 0; l < size.k; ++l) {
+        expected +=
+            a.At(ta ? l * size.m + i : i * size.k + l) * b.At(tb ? j * size.k + l : l * size.n + j);
+      }
+      ASSERT_NEAR(out[0].At(at), expected, 1e-4 + Rounding(output) * std::abs(expected))
+          << size.m << " x " << size.n << " x " << size.k << " at " << i << ", " << j;
+    }
   }
 }
 
