@@ -101,6 +101,7 @@ struct Coordinator {
     options.start_step = run.start_step;
     options.checkpoint_to_load = run.checkpoint;
     options.checkpoints = run.checkpoints;
+    options.promises_ended = run.promises_ended;
     options.storage = MakeStorageHooks(run.config, run.checkpoint.empty() ? -1 : run.start_step,
                                        &coordinator->generation);
     if (one_host) options.bind_address = options.advertise_host = "127.0.0.1";

@@ -10,6 +10,7 @@
 #include "proto/config.pb.h"
 #include "proto/manifest.pb.h"
 #include "storage/checkpoint_reader.h"
+#include "storage/checkpoint_writer.h"
 #include "storage/object_store.h"
 #include "storage/token_file.h"
 #include "worker/kernels/matmul.h"
@@ -81,7 +82,7 @@ Status CheckFresh(const std::string& dir) {
 
 // The newest checkpoint that verifies goes into `run`, and what it fixes into `config`.
 Status FindCheckpoint(const proto::Config& config, TrainingRun* run,
-                      std::shared_ptr<proto::Config>* recorded) {
+                      std::unique_ptr<proto::Manifest>* recorded) {
   const std::string& url = config.checkpoint().store();
   ASSIGN_OR_RETURN(const std::unique_ptr<ObjectStore> store, OpenStore(url));
   std::vector<std::string> skipped;
@@ -98,7 +99,7 @@ Status FindCheckpoint(const proto::Config& config, TrainingRun* run,
   for (int64_t step : steps) {
     if (step <= reader.step()) run->checkpoints.push_back(step);
   }
-  *recorded = std::make_shared<proto::Config>(reader.manifest().config());
+  *recorded = std::make_unique<proto::Manifest>(reader.manifest());
   return OkStatus();
 }
 
@@ -106,6 +107,23 @@ Status FindCheckpoint(const proto::Config& config, TrainingRun* run,
 
 std::string FirstFixedDifference(const proto::Config& recorded, const proto::Config& wanted) {
   return Difference(recorded, wanted, "");
+}
+
+std::vector<std::string> EndedPromises(const proto::Manifest& recorded,
+                                       const proto::Config& wanted) {
+  std::vector<std::string> reasons;
+  const auto compare = [&](const char* what, const auto& was, const auto& is) {
+    if (was == is) return;
+    reasons.push_back(StrCat("equal bits with the run up to step ", recorded.step(),
+                             " are no longer promised: ", what, " was ", was, " and is ", is));
+  };
+  const proto::Config& config = recorded.config();
+  compare("layout.tensor", config.layout().tensor(), wanted.layout().tensor());
+  compare("layout.context", config.layout().context(), wanted.layout().context());
+  compare("precision.compute", config.precision().compute(), wanted.precision().compute());
+  compare("the instruction set", recorded.instruction_set(), std::string(InstructionSet()));
+  compare("the library", recorded.library_versions(), std::string(MatMulLibrary()));
+  return reasons;
 }
 
 namespace {
@@ -139,9 +157,10 @@ Result<TrainingRun> PrepareTraining(const RunFileOptions& file, bool fresh) {
     }
     RETURN_IF_ERROR(FillDefaults(&named));
     if (fresh) RETURN_IF_ERROR(CheckFresh(named.run().dir()));
-    std::shared_ptr<proto::Config> recorded;
-    RETURN_IF_ERROR(FindCheckpoint(named, &run, &recorded));
-    if (recorded != nullptr) {
+    std::unique_ptr<proto::Manifest> manifest;
+    RETURN_IF_ERROR(FindCheckpoint(named, &run, &manifest));
+    if (manifest != nullptr) {
+      const proto::Config* recorded = &manifest->config();
       // The order of sums stays what it was, whatever the width is now.
       if (config->batch().sum_leaves().empty() || config->batch().sum_leaves() == "auto") {
         config->mutable_batch()->set_sum_leaves(recorded->batch().sum_leaves());
@@ -154,6 +173,7 @@ Result<TrainingRun> PrepareTraining(const RunFileOptions& file, bool fresh) {
                                            "; a changed run needs a new run.dir (--set "
                                            "run.dir=NEW)"));
       }
+      run.promises_ended = EndedPromises(*manifest, *config);
     }
   }
   RETURN_IF_ERROR(ResolveModel(config.get()));

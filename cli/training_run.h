@@ -13,6 +13,7 @@ namespace trireme {
 
 namespace proto {
 class Config;
+class Manifest;
 }
 
 struct TrainingRun {
@@ -22,6 +23,7 @@ struct TrainingRun {
   std::vector<int64_t> checkpoints;  // that verify, ascending
   int64_t label_tokens = 0;
   bool finished = false;
+  std::vector<std::string> promises_ended;  // see EndedPromises
   std::vector<std::string> notes;  // for people: checkpoints set aside, and their like
 };
 
@@ -39,5 +41,10 @@ Status WriteRunFolder(const TrainingRun& run);
 // The first key under which two runs differ that may not change between them ("optimizer.lr"), with
 // both values; empty when they agree.
 std::string FirstFixedDifference(const proto::Config& recorded, const proto::Config& wanted);
+
+// Why a run that goes on from this checkpoint as `wanted` need not have the bits that it would have
+// had unchanged: one line a condition, with what was and what is.
+std::vector<std::string> EndedPromises(const proto::Manifest& recorded,
+                                       const proto::Config& wanted);
 
 }  // namespace trireme

@@ -172,6 +172,11 @@ struct CoordinatorOptions {
   Micros hang_floor = 3'000'000;      // a phase may last max(floor, factor x its p99) ...
   double hang_factor = 3;
   Micros hang_unlearned = 600'000'000;  // ... or this, until enough of it was seen
+  // A hang that stands this much longer ends the run: a host that other programs keep busy can hold
+  // a process back for seconds.
+  Micros hang_patience = 27'000'000;
+  // Why equal bits with what was trained before are no longer promised; one event each.
+  std::vector<std::string> promises_ended;
 };
 
 }  // namespace trireme

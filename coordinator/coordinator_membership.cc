@@ -108,6 +108,9 @@ void CoordinatorState::StartWith(std::vector<WorkerId> members) {
     EmitEvent("resume", committed_, StrCat("from ", options_.checkpoint_to_load));
   }
   TellMixedMachines();
+  for (const std::string& reason : options_.promises_ended) {
+    EmitEvent("promise_ended", committed_, reason);
+  }
   stage_ = Stage::kRunning;
   SendPlans(members);
   if (options_.validate_start) validations_.emplace(committed_, options_.mesh.size());
@@ -174,15 +177,32 @@ void CoordinatorState::CheckLiveness() {
     return;
   }
   if (stage_ != Stage::kRunning) return;
+  CheckHang();
+}
+
+// Told at once, fatal only if it stands: most stalls of a busy host pass.
+void CoordinatorState::CheckHang() {
   const auto hang = liveness_.Hanging(now_);
-  if (!hang) return;
+  if (!hang) {
+    if (hang_) {
+      Event event{options_.generation, "straggler", committed_ + 1, hang_->rank};
+      event.reason = StrCat("goes on, ", (now_ - hang_->since) / 1000, " ms after its hang was told");
+      Emit(WriteEvent{event});
+    }
+    hang_.reset();
+    return;
+  }
   const Worker& worker = workers_.at(hang->worker);
   const std::string line =
       StrCat(hang->deadline, ": ", Name(worker), " is ", hang->behind,
              hang->missing.empty() ? "" : StrCat(", and has not entered ", hang->missing));
-  Event event{options_.generation, "hang", committed_ + 1, worker.info.rank, line};
-  Emit(WriteEvent{event});
-  Fail(5, StrCat("hang: ", line, ResumeHint()));
+  if (!hang_) {
+    Emit(WriteEvent{Event{options_.generation, "hang", committed_ + 1, worker.info.rank, line}});
+    hang_ = StandingHang{worker.info.rank, now_};
+  }
+  if (now_ - hang_->since >= options_.hang_patience) {
+    Fail(5, StrCat("hang: ", line, ResumeHint()));
+  }
 }
 
 void CoordinatorState::OnLost(WorkerId id, const std::string& how, Micros silent) {

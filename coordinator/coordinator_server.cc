@@ -79,9 +79,7 @@ CoordinatorOptions StateOptions(const CoordinatorServerOptions& options, uint64_
   state.checkpoint_to_load = options.checkpoint_to_load;
   state.config = options.config;
   if (config.recovery().has_lease_ms()) state.lease = config.recovery().lease_ms() * 1000;
-  // A hang ends the run, and a host that other programs keep busy can hold a process back for
-  // seconds: short phases get longer than the detection alone would need.
-  state.hang_floor = 30'000'000;
+  state.promises_ended = options.promises_ended;
   state.join_deadline = options.join_deadline_ms * 1000;
   return state;
 }
@@ -205,8 +203,9 @@ class CoordinatorServer::Impl {
       progress_.Say("trireme train: " + event.reason);
     }
     if (!options_.progress) return;
-    // worker_lost, hang and corruption repeat in the line of the stop that they cause.
+    // worker_lost and corruption repeat in the line of the stop that they cause.
     if (event.kind == "checkpoint_failed" || event.kind == "promise_ended" ||
+        event.kind == "hang" || event.kind == "straggler" ||
         (event.kind == "worker_lost" && state_->stage() == CoordinatorState::Stage::kRunning)) {
       progress_.Say(StrCat("step ", event.step, ": ", event.kind, ": ", event.reason));
     }

@@ -39,6 +39,7 @@ struct CoordinatorServerOptions {
   int64_t start_step = 0;            // of the checkpoint to go on from
   std::string checkpoint_to_load;    // empty for a new run
   std::vector<int64_t> checkpoints;  // steps that exist and verify, ascending
+  std::vector<std::string> promises_ended;  // see CoordinatorOptions
   StorageHooks storage;
   std::string bind_address = "0.0.0.0";
   std::string advertise_host;  // what workers connect to; empty: this host's name

@@ -65,6 +65,7 @@ class CoordinatorState {
   void OnLost(WorkerId id, const std::string& how, Micros silent);
   void OnLeave(WorkerId id, const proto::ToCoordinator& message);
   void CheckLiveness();
+  void CheckHang();
 
   // Progress (coordinator_progress.cc).
   bool ChecksOut(WorkerId id, const proto::ToCoordinator& message);
@@ -114,6 +115,11 @@ class CoordinatorState {
   };
   // A worker left because it lost a peer: the loss itself should show up by this deadline.
   std::optional<SecondHand> second_hand_;
+  struct StandingHang {
+    int rank;
+    Micros since;  // told of then
+  };
+  std::optional<StandingHang> hang_;
   std::optional<Verdict> verdict_;
   Micros leave_deadline_ = 0;
   Effects effects_;

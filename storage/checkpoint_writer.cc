@@ -122,18 +122,6 @@ Status CheckChunkSizes(const ObjectStore& store, const proto::Manifest& manifest
   return OkStatus();
 }
 
-// The widest vector instructions of this machine, as far as they change a product's bits.
-std::string InstructionSet() {
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512bf16")) return "avx512bf16";
-  if (__builtin_cpu_supports("avx512f")) return "avx512f";
-  if (__builtin_cpu_supports("avx2")) return "avx2";
-  return "x86-64";
-#else
-  return "other";
-#endif
-}
-
 void FillFacts(const CheckpointFacts& facts, proto::Manifest* manifest) {
   manifest->set_step(facts.step);
   manifest->set_generation(facts.generation);
@@ -160,6 +148,17 @@ void FillFacts(const CheckpointFacts& facts, proto::Manifest* manifest) {
 }
 
 }  // namespace
+
+std::string InstructionSet() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512bf16")) return "avx512bf16";
+  if (__builtin_cpu_supports("avx512f")) return "avx512f";
+  if (__builtin_cpu_supports("avx2")) return "avx2";
+  return "x86-64";
+#else
+  return "other";
+#endif
+}
 
 Result<std::string> WriteCheckpointChunks(ObjectStore& store, const ChunkOptions& options,
                                           std::span<const TensorPiece> pieces) {

@@ -69,6 +69,9 @@ struct CheckpointFacts {
 Status CommitCheckpoint(ObjectStore& store, const CheckpointFacts& facts,
                         std::span<const std::string> parts);
 
+// The widest vector instructions of this machine, as far as they change a product's bits.
+std::string InstructionSet();
+
 // "step_00000050".
 std::string CheckpointFolder(int64_t step);
 

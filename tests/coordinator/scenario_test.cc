@@ -69,6 +69,7 @@ class Scenario {
     options_.validation_every = number("validation_every", 0);
     options_.validate_start = number("validate_start", 0) != 0;
     options_.checkpoint_to_load = pairs["load"];
+    if (pairs.count("promise_ended") != 0) options_.promises_ended = {pairs["promise_ended"]};
     if (options_.start_step > 0) options_.checkpoints = {options_.start_step};
   }
 

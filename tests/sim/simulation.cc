@@ -135,6 +135,7 @@ class Job {
   void Do(const WriteEvent& effect) {
     ++run_.events[effect.event.kind];
     if (effect.event.generation != run_.generation) Violated("an event of another generation");
+    if (effect.event.kind == "hang") Detected();
   }
 
   void Do(const WriteMetrics& effect) {
@@ -157,7 +158,12 @@ class Job {
     verdict_ = true;
     run_.verdicts.push_back(
         {effect.record.exit_code.value_or(-1), effect.record.step, effect.record.reason});
+    Detected();
+  }
+
+  void Detected() {
     if (fault_at_ >= 0) run_.worst_detection = std::max(run_.worst_detection, now_ - fault_at_);
+    fault_at_ = -1;
   }
 
   void Do(const CommitManifest& effect) {

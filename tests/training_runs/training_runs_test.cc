@@ -150,6 +150,20 @@ TEST_F(TrainingRunsTest, AStopOnRequestLeavesACheckpointAndGoesOn) {
   EXPECT_EQ(Hash("stopped"), Hash("quiet"));
 }
 
+// Partial sums inside a product are regrouped: no equal bits from here on, and the events say so.
+TEST_F(TrainingRunsTest, AnotherTensorDegreeEndsThePromiseOfEqualBits) {
+  ASSERT_EQ(Train("--set run.dir=wider --set lr_schedule.steps=12").exit_code, 0);
+  Outcome outcome = Train("--set run.dir=wider --set lr_schedule.steps=16 --set layout.data=2");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_TRUE(LastEvent("wider", "promise_ended").is_null());
+  outcome = Train("--set run.dir=wider --set lr_schedule.steps=20 --set layout.tensor=2");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(LastEvent("wider", "promise_ended")["reason"],
+            "equal bits with the run up to step 16 are no longer promised: layout.tensor was 1 and "
+            "is 2");
+  EXPECT_THAT(outcome.err, HasSubstr("promise_ended: equal bits"));
+}
+
 TEST_F(TrainingRunsTest, TooFewProcessesAreRefusedWithTheArithmetic) {
   const Outcome outcome = Train("--set layout.data=4", Mpirun(3));
   EXPECT_EQ(outcome.exit_code, 2);
