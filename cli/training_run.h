@@ -14,7 +14,7 @@ namespace trireme {
 namespace proto {
 class Config;
 class Manifest;
-}
+}  // namespace proto
 
 struct TrainingRun {
   std::shared_ptr<const proto::Config> config;  // every default filled in
@@ -24,7 +24,7 @@ struct TrainingRun {
   int64_t label_tokens = 0;
   bool finished = false;
   std::vector<std::string> promises_ended;  // see EndedPromises
-  std::vector<std::string> notes;  // for people: checkpoints set aside, and their like
+  std::vector<std::string> notes;           // for people: checkpoints set aside, and their like
 };
 
 // The configuration with model.from resolved, every default filled in, and checked.

@@ -186,7 +186,8 @@ void CoordinatorState::CheckHang() {
   if (!hang) {
     if (hang_) {
       Event event{options_.generation, "straggler", committed_ + 1, hang_->rank};
-      event.reason = StrCat("goes on, ", (now_ - hang_->since) / 1000, " ms after its hang was told");
+      event.reason =
+          StrCat("goes on, ", (now_ - hang_->since) / 1000, " ms after its hang was told");
       Emit(WriteEvent{event});
     }
     hang_.reset();

@@ -35,10 +35,10 @@ struct CoordinatorServerOptions {
   // recovery are read here, all of it goes to the workers.
   std::shared_ptr<const proto::Config> config;
   std::string run_dir;
-  int spares = 0;                    // ranks of the world beyond the workers
-  int64_t start_step = 0;            // of the checkpoint to go on from
-  std::string checkpoint_to_load;    // empty for a new run
-  std::vector<int64_t> checkpoints;  // steps that exist and verify, ascending
+  int spares = 0;                           // ranks of the world beyond the workers
+  int64_t start_step = 0;                   // of the checkpoint to go on from
+  std::string checkpoint_to_load;           // empty for a new run
+  std::vector<int64_t> checkpoints;         // steps that exist and verify, ascending
   std::vector<std::string> promises_ended;  // see CoordinatorOptions
   StorageHooks storage;
   std::string bind_address = "0.0.0.0";
