@@ -5,31 +5,6 @@
 
 namespace trireme {
 
-std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> c, std::array<uint32_t, 2> k) {
-  constexpr uint64_t kMultiply0 = 0xD2511F53, kMultiply1 = 0xCD9E8D57;
-  constexpr uint32_t kWeyl0 = 0x9E3779B9, kWeyl1 = 0xBB67AE85;
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t product0 = kMultiply0 * c[0];
-    const uint64_t product1 = kMultiply1 * c[2];
-    c = {static_cast<uint32_t>(product1 >> 32) ^ c[1] ^ k[0], static_cast<uint32_t>(product1),
-         static_cast<uint32_t>(product0 >> 32) ^ c[3] ^ k[1], static_cast<uint32_t>(product0)};
-    k = {k[0] + kWeyl0, k[1] + kWeyl1};
-  }
-  return c;
-}
-
-CounterRng::CounterRng(uint64_t seed, RngUse use, uint64_t stream)
-    : key_{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)},
-      stream_low_(static_cast<uint32_t>(stream)),
-      stream_high_and_use_(static_cast<uint32_t>(stream >> 32) ^
-                           (static_cast<uint32_t>(use) << 24)) {}
-
-std::array<uint32_t, 4> CounterRng::Block(uint64_t element) const {
-  return Philox4x32({static_cast<uint32_t>(element), static_cast<uint32_t>(element >> 32),
-                     stream_low_, stream_high_and_use_},
-                    key_);
-}
-
 uint32_t CounterRng::Bits32(uint64_t element) const { return Block(element)[0]; }
 
 uint64_t CounterRng::Bits64(uint64_t element) const {

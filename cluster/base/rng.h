@@ -8,18 +8,47 @@
 
 namespace trireme {
 
-// Ten rounds of Philox over a 128-bit counter with a 64-bit key.
-std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key);
+// Ten rounds of Philox over a 128-bit counter with a 64-bit key. constexpr, as all that yields bits
+// below: kernels of a GPU call it too.
+constexpr std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> c, std::array<uint32_t, 2> k) {
+  constexpr uint64_t kMultiply0 = 0xD2511F53, kMultiply1 = 0xCD9E8D57;
+  constexpr uint32_t kWeyl0 = 0x9E3779B9, kWeyl1 = 0xBB67AE85;
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t product0 = kMultiply0 * c[0];
+    const uint64_t product1 = kMultiply1 * c[2];
+    c = {static_cast<uint32_t>(product1 >> 32) ^ c[1] ^ k[0], static_cast<uint32_t>(product1),
+         static_cast<uint32_t>(product0 >> 32) ^ c[3] ^ k[1], static_cast<uint32_t>(product0)};
+    k = {k[0] + kWeyl0, k[1] + kWeyl1};
+  }
+  return c;
+}
 
 // What a stream of random numbers is for; part of the counter, so that no two uses share values.
-enum class RngUse : uint32_t { kInit = 1, kDropout = 2, kShuffle = 3, kSampling = 4, kTest = 5 };
+enum class RngUse : uint32_t {
+  kInit = 1,
+  kDropout = 2,
+  kShuffle = 3,
+  kSampling = 4,
+  kTest = 5,
+  kRounding = 6,
+};
 
 // A stream of values addressed by element index. Cheap to copy; holds no state that advances.
 class CounterRng {
  public:
   // `stream` tells uses of the same kind apart: a tensor's id, a sample id, a layer.
-  CounterRng(uint64_t seed, RngUse use, uint64_t stream);
+  constexpr CounterRng(uint64_t seed, RngUse use, uint64_t stream)
+      : key_{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)},
+        stream_low_(static_cast<uint32_t>(stream)),
+        stream_high_and_use_(static_cast<uint32_t>(stream >> 32) ^
+                             (static_cast<uint32_t>(use) << 24)) {}
 
+  // All 128 bits of an element; the values below are made of the first ones.
+  constexpr std::array<uint32_t, 4> Block(uint64_t element) const {
+    return Philox4x32({static_cast<uint32_t>(element), static_cast<uint32_t>(element >> 32),
+                       stream_low_, stream_high_and_use_},
+                      key_);
+  }
   uint32_t Bits32(uint64_t element) const;
   uint64_t Bits64(uint64_t element) const;
   // [0, 1) with 24 bits (Uniform) or 53 bits (UniformDouble).
@@ -31,8 +60,6 @@ class CounterRng {
   uint64_t Below(uint64_t bound, uint64_t element) const;
 
  private:
-  std::array<uint32_t, 4> Block(uint64_t element) const;
-
   std::array<uint32_t, 2> key_;
   uint32_t stream_low_;
   uint32_t stream_high_and_use_;

@@ -35,7 +35,8 @@ void SoftmaxGradient(Stream& stream, const Tensor& logits, const Tensor& labels,
                      const Tensor& row_max, const Tensor& row_sum, float scale,
                      const Tensor& dlogits);
 
-// Sum of x[0 .. n) in f64, in index order by fixed blocks. x: f32.
-double SumF64(const Tensor& x);
+// Sum of x[0 .. n) in f64, in a fixed order (of each device its own). x: f32. Blocks the host until
+// the sum is there.
+double SumF64(Stream& stream, const Tensor& x);
 
 }  // namespace trireme

@@ -96,7 +96,7 @@ void SoftmaxGradient(Stream& stream, const Tensor& logits, const Tensor& labels,
   });
 }
 
-double SumF64(const Tensor& x) {
+double SumF64(Stream& stream, const Tensor& x) {
   constexpr int64_t kBlock = 4096;
   const float* values = x.as<float>();
   const int64_t n = x.elements();

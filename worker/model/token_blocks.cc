@@ -110,7 +110,7 @@ double Classifier::Train(const Tensor& x, const Tensor& labels, double scale, co
     MatMul(stream, Matrix::Of(rows), Transpose::kNo, Matrix::Of(weight), Transpose::kYes,
            Matrix::Of(chunk.logits));
     Score(chunk, row_labels);
-    loss += SumF64(chunk.losses);
+    loss += SumF64(stream, chunk.losses);
     SoftmaxGradient(stream, chunk.logits, row_labels, first_row_, chunk.row_max, chunk.row_sum,
                     static_cast<float>(scale), chunk.dlogits);
     MatMul(stream, Matrix::Of(chunk.dlogits), Transpose::kNo, Matrix::Of(weight), Transpose::kNo,
@@ -134,7 +134,7 @@ double Classifier::Evaluate(const Tensor& x, const Tensor& labels, const Tensor&
     const Chunk chunk = Allocate(context_->scratch, end - begin);
     Logits(x.Rows(begin, end), chunk.logits);
     Score(chunk, labels.Rows(begin, end));
-    loss += SumF64(chunk.losses);
+    loss += SumF64(*context_->stream, chunk.losses);
     if (losses.defined()) {
       context_->stream->Copy(losses.Rows(begin, end).data(), chunk.losses.data(),
                              chunk.losses.bytes());

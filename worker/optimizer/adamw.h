@@ -34,8 +34,28 @@ struct AdamWSlice {
 // on how slices are cut. Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2.
 void AdamW(Stream& stream, std::span<const AdamWSlice> slices, const AdamWStep& step);
 
+// One slice of a parameter that has no f32 masters. p, p_next: bf16; the rest as in AdamWSlice.
+// first_element: where the slice begins in the parameters of the whole model laid end to end, so
+// that an element's random bits do not depend on how slices are cut.
+struct AdamWRoundedSlice {
+  const float* gradient;
+  const BFloat16* p;
+  const float *m, *v;
+  BFloat16* p_next;
+  float *m_next, *v_next;
+  int64_t n;
+  int64_t first_element;
+  bool decay;
+};
+
+// AdamW in f32, its result rounded to one of the two bf16 neighbours at random: up with the
+// probability that makes the expectation exact. The bits come from (seed, step.t, element).
+void AdamWRounded(Stream& stream, std::span<const AdamWRoundedSlice> slices, const AdamWStep& step,
+                  uint64_t seed);
+
 // Sums of squares in f64 of consecutive ranges of x: out[i] over [edges[i], edges[i + 1]), each in
-// a fixed order.
+// a fixed order (of each device its own). x: on the stream's device. out: on the host, there after
+// the stream was synchronized.
 void SumsOfSquares(Stream& stream, const float* x, std::span<const int64_t> edges, double* out);
 
 }  // namespace trireme

@@ -5,6 +5,7 @@
 #include "worker/kernels/dispatch.h"
 #include "worker/kernels/vector.h"
 #include "worker/optimizer/adamw.h"
+#include "worker/optimizer/adamw_factors.h"
 
 namespace trireme {
 namespace {
@@ -19,29 +20,6 @@ Vec SquareRoot(Vec x) {
   for (int i = 0; i < kLanes; ++i) root[i] = std::sqrt(x[i]);
   return root;
 #endif
-}
-
-// The step's numbers, rounded once from double.
-struct Factors {
-  float gradient, m_keep, m_new, v_keep, v_new, keep;
-  // p -= lr / c1 * m / (sqrt(v) / sqrt(c2) + eps), with c = 1 - beta^t
-  float rate, root_inverse, eps;
-};
-
-Factors FactorsOf(const AdamWStep& step) {
-  const double c1 = 1 - std::pow(step.beta1, static_cast<double>(step.t));
-  const double c2 = 1 - std::pow(step.beta2, static_cast<double>(step.t));
-  Factors f;
-  f.gradient = static_cast<float>(step.gradient_scale);
-  f.m_keep = static_cast<float>(step.beta1);
-  f.m_new = static_cast<float>(1 - step.beta1);
-  f.v_keep = static_cast<float>(step.beta2);
-  f.v_new = static_cast<float>(1 - step.beta2);
-  f.keep = static_cast<float>(1 - step.lr * step.weight_decay);
-  f.rate = static_cast<float>(step.lr / c1);
-  f.root_inverse = static_cast<float>(1 / std::sqrt(c2));
-  f.eps = static_cast<float>(step.eps);
-  return f;
 }
 
 // Past the caches where `kStream`: what is written here is not read again before everything else
@@ -64,7 +42,7 @@ bool CanStream(const AdamWSlice& s) {
 }
 
 template <bool kStream>
-void Update(const AdamWSlice& s, int64_t begin, int64_t end, const Factors& f) {
+void Update(const AdamWSlice& s, int64_t begin, int64_t end, const AdamWFactors& f) {
   const float keep = s.decay ? f.keep : 1.0f;
   ForLanes(end - begin, [&](int64_t offset, auto count) {
     const int64_t i = begin + offset;
@@ -105,8 +83,7 @@ double SumOfSquares(const float* x, int64_t n) {
 }  // namespace
 
 void AdamW(Stream& stream, std::span<const AdamWSlice> slices, const AdamWStep& step) {
-  CHECK_GE(step.t, 1);
-  const Factors factors = FactorsOf(step);
+  const AdamWFactors factors = AdamWFactorsOf(step);
   // first[s]: the number of blocks before slice s.
   std::vector<int64_t> first(slices.size() + 1, 0);
   for (size_t s = 0; s < slices.size(); ++s) {
