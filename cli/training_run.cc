@@ -134,6 +134,37 @@ Status ResolveModel(proto::Config* config) {
   return ResolveModelFrom(source->config(), config->mutable_model());
 }
 
+// Where the run's tokenizer is: as configured, or what the token files were made with. May be empty.
+std::string TokenizerPath(const proto::Config& config) {
+  if (!config.data().tokenizer().empty() || config.data().train_size() == 0) {
+    return config.data().tokenizer();
+  }
+  const auto file = TokenFile::Open(config.data().train(0).path());
+  return file.ok() ? file.value()->info().tokenizer_path : "";
+}
+
+// A family's default ids are tokens of its own vocabulary. A new model speaks its tokenizer's.
+Status TakeTokenIds(proto::Config* config) {
+  proto::ModelConfig* model = config->mutable_model();
+  if (!model->from().empty() || !model->preset().empty()) return OkStatus();
+  if (model->has_bos_token_id() && model->has_eos_token_id()) return OkStatus();
+  const std::string path = TokenizerPath(*config);
+  if (path.empty() || !fs::exists(path)) return OkStatus();
+  ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(path));
+  const int32_t end = tokenizer->end_of_text().value_or(-1);
+  // GPT-2 begins a text with the token that ends one.
+  const int32_t begin = tokenizer->bos().value_or(model->family() == "gpt2" ? end : -1);
+  if (!model->has_bos_token_id()) model->set_bos_token_id(begin);
+  if (!model->has_eos_token_id()) model->set_eos_token_id(end);
+  return OkStatus();
+}
+
+// What is not said is as it was recorded.
+void KeepTokenIds(const proto::ModelConfig& recorded, proto::ModelConfig* model) {
+  if (!model->has_bos_token_id()) model->set_bos_token_id(recorded.bos_token_id());
+  if (!model->has_eos_token_id()) model->set_eos_token_id(recorded.eos_token_id());
+}
+
 }  // namespace
 
 Result<std::shared_ptr<proto::Config>> LoadFilledConfig(const RunFileOptions& file) {
@@ -166,6 +197,9 @@ Result<TrainingRun> PrepareTraining(const RunFileOptions& file, bool fresh) {
         config->mutable_batch()->set_sum_leaves(recorded->batch().sum_leaves());
       }
       if (!config->model().from().empty()) *config->mutable_model() = recorded->model();
+      if (config->model().preset().empty()) {
+        KeepTokenIds(recorded->model(), config->mutable_model());
+      }
       RETURN_IF_ERROR(FillDefaults(config.get()));
       const std::string difference = FirstFixedDifference(*recorded, *config);
       if (!difference.empty()) {
@@ -174,6 +208,8 @@ Result<TrainingRun> PrepareTraining(const RunFileOptions& file, bool fresh) {
                                            "run.dir=NEW)"));
       }
       run.promises_ended = EndedPromises(*manifest, *config);
+    } else {
+      RETURN_IF_ERROR(TakeTokenIds(config.get()));
     }
   }
   RETURN_IF_ERROR(ResolveModel(config.get()));
@@ -203,11 +239,7 @@ Status WriteRunFolder(const TrainingRun& run) {
   fs::rename(temporary, path, error);
   if (error) return StorageError(StrCat(path, ": ", error.message()));
 
-  std::string tokenizer = run.config->data().tokenizer();
-  if (tokenizer.empty() && run.config->data().train_size() > 0) {
-    const auto file = TokenFile::Open(run.config->data().train(0).path());
-    if (file.ok()) tokenizer = file.value()->info().tokenizer_path;
-  }
+  const std::string tokenizer = TokenizerPath(*run.config);
   if (tokenizer.empty() || fs::exists(dir + "/tokenizer.json")) return OkStatus();
   ASSIGN_OR_RETURN(const auto loaded, Tokenizer::Load(tokenizer));
   return loaded->Save(dir + "/tokenizer.json");

@@ -91,8 +91,9 @@ class BadInputTest : public testing::Test {
 TEST_F(BadInputTest, CorporaThatHoldNothing) {
   place_.Write("empty.txt", "");
   std::filesystem::create_directories(place_.Path("empty_folder"));
-  for (const std::string text : {"none.txt", "empty.txt", "empty_folder"}) {
-    for (const std::string command :
+  for (const char* corpus : {"none.txt", "empty.txt", "empty_folder"}) {
+    const std::string text = corpus;
+    for (const std::string& command :
          {"clean " + text + " --out out.jsonl.zst",
           "tokenizer train " + text + " --vocab-size 300 --out out.json"}) {
       const Outcome outcome = place_.Run(command);

@@ -101,6 +101,8 @@ TEST_F(TrainingRunsTest, ProcessesAndThreadsTrainToTheSameBits) {
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
   EXPECT_EQ(Hash("mpi"), Hash("quiet"));
   EXPECT_EQ(Losses("mpi"), Losses("quiet"));
+  // The model ends its texts as its tokenizer does.
+  EXPECT_THAT(place_.Read("mpi/config.yaml"), HasSubstr("eos_token_id: 0\n"));
   // A finished run says so.
   outcome = Train("");
   EXPECT_EQ(outcome.exit_code, 0);

@@ -23,14 +23,19 @@ size_t WholeCharacters(const std::string& text) {
 // Turns tokens into text as they come, and sees stop strings.
 class TextStream {
  public:
-  TextStream(const Tokenizer* tokenizer, const GenerationOptions& options)
-      : tokenizer_(tokenizer), options_(options) {}
+  TextStream(const Tokenizer* tokenizer, const std::vector<int32_t>& prompt,
+             const GenerationOptions& options)
+      : tokenizer_(tokenizer), options_(options) {
+    begins_text_ = tokenizer != nullptr &&
+                   (prompt.back() == tokenizer->bos() || prompt.back() == tokenizer->end_of_text());
+  }
 
   // True when a stop string has come.
   bool Add(int32_t id) {
     if (tokenizer_ == nullptr) return false;
     const size_t before = text_.size();
-    text_ += tokenizer_->TokenBytes(id);
+    text_ += begins_text_ ? tokenizer_->Decode({&id, 1}) : tokenizer_->TokenBytes(id);
+    begins_text_ = false;
     for (const std::string& stop : options_.stop) {
       const size_t from = before > stop.size() ? before - stop.size() : 0;
       const size_t at = text_.find(stop, from);
@@ -71,6 +76,7 @@ class TextStream {
   const GenerationOptions& options_;
   std::string text_;
   size_t emitted_ = 0;
+  bool begins_text_ = false;  // the next token is the first: no space that an encoder put in front
 };
 
 bool Ends(const GenerationOptions& options, int32_t id) {
@@ -87,7 +93,7 @@ Generation GenerateOneByOne(LanguageModel::Session* session, const Tokenizer* to
   Generation result;
   result.finish_reason = "length";
   Sampler sampler(options.sampling);
-  TextStream stream(tokenizer, options);
+  TextStream stream(tokenizer, prompt, options);
   std::vector<int32_t> seen = prompt;
   Tensor logits;
   while (static_cast<int64_t>(result.ids.size()) < options.tokens_max) {
@@ -235,7 +241,7 @@ Result<Generation> Generate(LanguageModel* model, const Tokenizer* tokenizer,
   }
   result.ids = std::move(best.ids);
   result.logprobs = std::move(best.logprobs);
-  TextStream stream(tokenizer, options);
+  TextStream stream(tokenizer, prompt, options);
   for (size_t i = 0; i < result.ids.size(); ++i) {
     if (!stream.Add(result.ids[i])) continue;
     result.ids.resize(i + 1);
