@@ -17,7 +17,7 @@ TEST(GenerateCommandTest, Stories260kTellsTheStoryOnRecord) {
   std::ifstream in(folder / "greedy_200_tokens.txt");
   ASSERT_TRUE(in) << folder << ": no record";
   std::string record((std::istreambuf_iterator<char>(in)), {});
-  ASSERT_GT(record.size(), 500u);
+  ASSERT_GT(record.size(), 400u);
   const Workplace place;
   for (const char* threads : {"1", "2"}) {
     Outcome outcome =
