@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 for program in "${CLANG_FORMAT:-}" clang-format-14 clang-format; do
   if [ -n "$program" ] && command -v "$program" >/dev/null &&
     "$program" --version | grep -q 'version 14\.'; then
-    git ls-files -z '*.cc' '*.h' | xargs -0 "$program" --dry-run -Werror
+    git ls-files -z '*.cc' '*.h' '*.cu' '*.cuh' | xargs -0 "$program" --dry-run -Werror
     echo "format: every source is as clang-format 14 leaves it"
     exit 0
   fi

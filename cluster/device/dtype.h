@@ -1,4 +1,5 @@
-// Element types, and conversions between them that round half to even.
+// Element types, and conversions between them that round half to even:
+// constexpr, so that kernels of a GPU use the same.
 #pragma once
 
 #include <bit>
@@ -17,13 +18,13 @@ struct BFloat16 {
   uint16_t bits;
 };
 
-inline float ToFloat(BFloat16 x) {
+constexpr float ToFloat(BFloat16 x) {
   return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16);
 }
-inline float ToFloat(float x) { return x; }
+constexpr float ToFloat(float x) { return x; }
 
 // Rounds half to even; NaN stays NaN (quiet).
-inline BFloat16 ToBFloat16(float x) {
+constexpr BFloat16 ToBFloat16(float x) {
   const uint32_t u = std::bit_cast<uint32_t>(x);
   const uint32_t rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
   const uint32_t nan = (u >> 16) | 0x40;
@@ -31,13 +32,13 @@ inline BFloat16 ToBFloat16(float x) {
 }
 
 template <typename T>
-T FromFloat(float x);
+constexpr T FromFloat(float x);
 template <>
-inline float FromFloat<float>(float x) {
+constexpr float FromFloat<float>(float x) {
   return x;
 }
 template <>
-inline BFloat16 FromFloat<BFloat16>(float x) {
+constexpr BFloat16 FromFloat<BFloat16>(float x) {
   return ToBFloat16(x);
 }
 
