@@ -14,7 +14,7 @@ check_room() { # ROOM ALLOWED...
   local room=$1 allowed
   shift
   allowed=$(IFS='|' && echo "$*")
-  if git ls-files -z -- "$room/*.h" "$room/*.cc" |
+  if git ls-files -z -- "$room/*.h" "$room/*.cc" "$room/*.cuh" "$room/*.cu" |
     xargs -0 -r grep -nHE "^#include \"($rooms)/" |
     grep -vE "#include \"($allowed)/"; then
     echo "layering: $room may include only: $*" >&2

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "cluster/device/cuda_device.h"
+
 namespace trireme {
 namespace {
 
@@ -22,6 +24,7 @@ void Add(T* out, const T* a, const T* b, int64_t n) {
 }  // namespace
 
 void AddInPlace(Stream& stream, float* target, const float* source, int64_t n) {
+  if (stream.OnGpu("AddInPlace")) return cuda::AddInPlace(stream, target, source, n);
   Blocks(stream, n, [&](int64_t begin, int64_t end) {
     Add(target + begin, target + begin, source + begin, end - begin);
   });
@@ -32,12 +35,14 @@ void AddSerial(double* out, const double* a, const double* b, int64_t n) { Add(o
 void AddSerial(int64_t* out, const int64_t* a, const int64_t* b, int64_t n) { Add(out, a, b, n); }
 
 void CastToBFloat16(Stream& stream, BFloat16* target, const float* source, int64_t n) {
+  if (stream.OnGpu("CastToBFloat16")) return cuda::CastToBFloat16(stream, target, source, n);
   Blocks(stream, n, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) target[i] = ToBFloat16(source[i]);
   });
 }
 
 void CastToFloat(Stream& stream, float* target, const BFloat16* source, int64_t n) {
+  if (stream.OnGpu("CastToFloat")) return cuda::CastToFloat(stream, target, source, n);
   Blocks(stream, n, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) target[i] = ToFloat(source[i]);
   });

@@ -5,11 +5,17 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <string_view>
 #include <thread>
 #include <vector>
+
+#include "cluster/device/cuda_device.h"
+#include "cluster/device/stream_state.h"
 
 namespace trireme {
 namespace {
@@ -105,11 +111,40 @@ struct Stream::Pool {
 };
 
 Stream::Stream(int threads) : pool_(std::make_unique<Pool>(std::max(1, threads))) {}
-Stream::~Stream() = default;
 
-int Stream::threads() const { return pool_->threads; }
+Stream::Stream(Gpu gpu) : gpu_(std::make_unique<GpuState>()) {
+  const char* blocking = std::getenv("TRIREME_CUDA_BLOCKING");
+  gpu_->ordinal = gpu.ordinal;
+  gpu_->blocking = blocking != nullptr && std::string_view(blocking) == "1";
+  gpu_->stream = cuda::CreateStream(gpu.ordinal);
+}
+
+Stream::~Stream() {
+  if (gpu_ == nullptr) return;
+  Synchronize();
+  cuda::DestroyStream(gpu_->stream);
+}
+
+int Stream::threads() const { return pool_ == nullptr ? 1 : pool_->threads; }
+
+int Stream::gpu() const { return gpu_ == nullptr ? -1 : gpu_->ordinal; }
+
+void* Stream::native() const {
+  if (gpu_ == nullptr) return nullptr;
+  cuda::MakeCurrent(gpu_->ordinal);
+  return gpu_->stream;
+}
+
+bool Stream::EnterOperation(const char* operation) {
+  if (gpu_->blocking && gpu_->log->latest() != nullptr && !cuda::IsCapturing(gpu_->stream)) {
+    Synchronize();
+  }
+  gpu_->log->Enter(operation);
+  return true;
+}
 
 void Stream::ParallelFor(int64_t blocks, FunctionRef<void(int64_t)> block) {
+  CHECK(gpu_ == nullptr) << "work of the CPU on a GPU's stream: this operation has no GPU form";
   if (pool_->threads == 1 || blocks <= 1) {
     for (int64_t i = 0; i < blocks; ++i) block(i);
     return;
@@ -118,11 +153,76 @@ void Stream::ParallelFor(int64_t blocks, FunctionRef<void(int64_t)> block) {
 }
 
 void Stream::Copy(void* target, const void* source, int64_t bytes) {
-  std::memcpy(target, source, bytes);
+  if (!OnGpu("Copy")) {
+    std::memcpy(target, source, bytes);
+  } else if (bytes > 0) {
+    cuda::CopyAsync(gpu_->ordinal, gpu_->stream, target, source, bytes, *gpu_->log);
+  }
 }
-void Stream::Fill(void* target, int byte, int64_t bytes) { std::memset(target, byte, bytes); }
-StreamEvent Stream::Record() { return StreamEvent(); }
-void Stream::Wait(const StreamEvent&) {}
-void Stream::Synchronize() {}
+
+void Stream::Fill(void* target, int byte, int64_t bytes) {
+  if (!OnGpu("Fill")) {
+    std::memset(target, byte, bytes);
+  } else if (bytes > 0) {
+    cuda::FillAsync(gpu_->ordinal, gpu_->stream, target, byte, bytes, *gpu_->log);
+  }
+}
+
+void Stream::Synchronize() {
+  if (gpu_ == nullptr) return;
+  cuda::SynchronizeStream(gpu_->ordinal, gpu_->stream, *gpu_->log);
+  gpu_->log->Clear();
+}
+
+// Either an event of a GPU or, on a CPU's stream, the time when it was recorded.
+struct StreamEvent::State {
+  ~State() {
+    if (event != nullptr) cuda::DestroyEvent(event);
+  }
+  int gpu = -1;
+  bool timed = false;
+  void* event = nullptr;
+  std::shared_ptr<OperationLog> log;
+  std::chrono::steady_clock::time_point time;
+};
+
+StreamEvent Stream::Record(bool timed) {
+  StreamEvent result;
+  if (gpu_ == nullptr && !timed) return result;  // reached already
+  result.state_ = std::make_shared<StreamEvent::State>();
+  StreamEvent::State& state = *result.state_;
+  state.timed = timed;
+  if (gpu_ == nullptr) {
+    state.time = std::chrono::steady_clock::now();
+  } else {
+    state.gpu = gpu_->ordinal;
+    state.log = gpu_->log;
+    state.event = cuda::RecordEvent(gpu_->ordinal, gpu_->stream, timed, *gpu_->log);
+  }
+  return result;
+}
+
+void Stream::Wait(const StreamEvent& event) {
+  if (event.state_ == nullptr || event.state_->event == nullptr) return;
+  if (gpu_ == nullptr) return event.Synchronize();  // a CPU's work is done by the caller
+  cuda::WaitForEvent(gpu_->ordinal, gpu_->stream, event.state_->event, *event.state_->log);
+}
+
+void StreamEvent::Synchronize() const {
+  if (state_ == nullptr || state_->event == nullptr) return;
+  cuda::SynchronizeEvent(state_->gpu, state_->event, *state_->log);
+}
+
+double StreamEvent::MillisecondsSince(const StreamEvent& earlier) const {
+  CHECK(state_ != nullptr && earlier.state_ != nullptr) << "an event that was never recorded";
+  CHECK(state_->timed && earlier.state_->timed) << "an event that was not recorded as timed";
+  CHECK_EQ(state_->gpu, earlier.state_->gpu) << "events of two devices";
+  if (state_->event == nullptr) {
+    return std::chrono::duration<double, std::milli>(state_->time - earlier.state_->time).count();
+  }
+  earlier.Synchronize();
+  Synchronize();
+  return cuda::MillisecondsBetween(earlier.state_->event, state_->event);
+}
 
 }  // namespace trireme

@@ -109,9 +109,9 @@ TEST(CrossEntropyTest, NanLogitsGiveNanLosses) {
 }
 
 TEST(SumF64Test, AddsInDouble) {
+  Stream stream(1);
   Owned x(DType::kF32, {10001});
   for (int64_t i = 0; i < x.elements(); ++i) x.Set(i, i == 0 ? 1e8 : 0.25);
-  Stream stream(1);
   EXPECT_EQ(SumF64(stream, x), 1e8 + 2500.0);
 }
 

@@ -1,4 +1,5 @@
 #include "worker/kernels/activation.h"
+#include "worker/kernels/cuda_kernels.h"
 #include "worker/kernels/dispatch.h"
 #include "worker/kernels/row_sums.h"
 #include "worker/kernels/vector.h"
@@ -30,6 +31,9 @@ void SameType(const Tensor& tensor, const Tensor& like, T*) {
 }  // namespace
 
 void SwiGluForward(Stream& stream, const Tensor& gate, const Tensor& up, const Tensor& y) {
+  if (stream.OnGpu("SwiGluForward")) {
+    return cuda::SwiGluForward(stream, gate, up, y);
+  }
   WithFloatType(y.dtype(), [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     SameType(gate, y, type);
@@ -45,6 +49,9 @@ void SwiGluForward(Stream& stream, const Tensor& gate, const Tensor& up, const T
 
 void SwiGluBackward(Stream& stream, const Tensor& dy, const Tensor& gate, const Tensor& up,
                     const Tensor& dgate, const Tensor& dup) {
+  if (stream.OnGpu("SwiGluBackward")) {
+    return cuda::SwiGluBackward(stream, dy, gate, up, dgate, dup);
+  }
   WithFloatType(dy.dtype(), [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     for (const Tensor* tensor : {&gate, &up, &dgate, &dup}) SameType(*tensor, dy, type);
@@ -61,6 +68,9 @@ void SwiGluBackward(Stream& stream, const Tensor& dy, const Tensor& gate, const 
 }
 
 void GeluForward(Stream& stream, const Tensor& x, const Tensor& y) {
+  if (stream.OnGpu("GeluForward")) {
+    return cuda::GeluForward(stream, x, y);
+  }
   WithFloatType(y.dtype(), [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     SameType(x, y, type);
@@ -75,6 +85,9 @@ void GeluForward(Stream& stream, const Tensor& x, const Tensor& y) {
 }
 
 void GeluBackward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& dx) {
+  if (stream.OnGpu("GeluBackward")) {
+    return cuda::GeluBackward(stream, dy, x, dx);
+  }
   WithFloatType(dy.dtype(), [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     SameType(x, dy, type);
@@ -92,6 +105,9 @@ void GeluBackward(Stream& stream, const Tensor& dy, const Tensor& x, const Tenso
 }
 
 void Add(Stream& stream, const Tensor& a, const Tensor& b, const Tensor& y) {
+  if (stream.OnGpu("Add")) {
+    return cuda::Add(stream, a, b, y);
+  }
   CHECK_EQ(a.elements(), y.elements());
   CHECK_EQ(b.elements(), y.elements());
   WithFloatTypes(a.dtype(), b.dtype(), [&](auto* a_type, auto* b_type) {
@@ -107,6 +123,9 @@ void Add(Stream& stream, const Tensor& a, const Tensor& b, const Tensor& y) {
 }
 
 void BiasBackward(Stream& stream, const Tensor& dy, const Tensor& dbias, bool accumulate) {
+  if (stream.OnGpu("BiasBackward")) {
+    return cuda::BiasBackward(stream, dy, dbias, accumulate);
+  }
   const int64_t width = dy.dim(-1);
   CHECK_EQ(dbias.elements(), width);
   WithFloatType(dy.dtype(), [&](auto* type) {

@@ -1,5 +1,6 @@
 #include "worker/kernels/attention.h"
 #include "worker/kernels/attention_tile.h"
+#include "worker/kernels/cuda_kernels.h"
 
 namespace trireme {
 namespace {
@@ -158,6 +159,13 @@ void AttentionBackward(Stream& stream, const Heads& dout, const Heads& q, const 
   for (const Heads* heads : {&dk, &dv}) CheckSameHeads(k, *heads, "key heads");
   CHECK_EQ(q.length, k.length);
   CHECK_EQ(log_sum_exp.elements(), q.batch * q.heads * q.length);
+  if (stream.OnGpu("AttentionBackward")) {
+    if (cuda::FusedAttentionBackward(stream, dout, q, k, v, out, log_sum_exp, scale,
+                                     document_starts, dq, dk, dv))
+      return;
+    return cuda::AttentionBackward(stream, dout, q, k, v, out, log_sum_exp, scale, document_starts,
+                                   dq, dk, dv);
+  }
   const int32_t* starts = DocumentStarts(document_starts, q);
   const float* saved = log_sum_exp.as<float>();
   const Gradients gradients{dout, q, k, v, out, dq, dk, dv};

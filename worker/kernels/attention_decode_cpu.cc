@@ -1,6 +1,7 @@
 #include "worker/kernels/attention.h"
 #include "worker/kernels/attention_forward.h"
 #include "worker/kernels/attention_tile.h"
+#include "worker/kernels/cuda_kernels.h"
 
 namespace trireme {
 namespace {
@@ -59,6 +60,9 @@ void DecodeToken(const Heads& q, const Heads& keys, const Heads& values, int64_t
 
 void AttentionDecode(Stream& stream, const Heads& q, const Heads& keys, const Heads& values,
                      const Tensor& lengths, float scale, const Heads& out) {
+  if (stream.OnGpu("AttentionDecode")) {
+    return cuda::AttentionDecode(stream, q, keys, values, lengths, scale, out);
+  }
   CheckQueriesAndKeys(q, keys, values);
   CheckSameHeads(q, out, "out");
   CHECK_GT(scale, 0);

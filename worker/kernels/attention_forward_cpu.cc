@@ -3,6 +3,7 @@
 #include "worker/kernels/attention.h"
 #include "worker/kernels/attention_forward.h"
 #include "worker/kernels/attention_tile.h"
+#include "worker/kernels/cuda_kernels.h"
 
 namespace trireme {
 namespace {
@@ -165,6 +166,11 @@ void AttentionForward(Stream& stream, const Heads& q, const Heads& k, const Head
   CHECK_EQ(q.length, k.length);
   CHECK_GT(scale, 0);
   CHECK_EQ(log_sum_exp.elements(), q.batch * q.heads * q.length);
+  if (stream.OnGpu("AttentionForward")) {
+    if (cuda::FusedAttentionForward(stream, q, k, v, scale, document_starts, out, log_sum_exp))
+      return;
+    return cuda::AttentionForward(stream, q, k, v, scale, document_starts, out, log_sum_exp);
+  }
   AttentionBlocks(stream, q, k, v, scale, nullptr, DocumentStarts(document_starts, q), out,
                   log_sum_exp.as<float>());
 }

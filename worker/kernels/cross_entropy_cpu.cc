@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "worker/kernels/cross_entropy.h"
+#include "worker/kernels/cuda_kernels.h"
 #include "worker/kernels/dispatch.h"
 #include "worker/kernels/vector.h"
 
@@ -21,6 +22,9 @@ void RowBlocks(Stream& stream, int64_t rows, const Body& body) {
 void SoftmaxStatistics(Stream& stream, const Tensor& logits, const Tensor& labels,
                        int64_t first_row, const Tensor& row_max, const Tensor& row_sum,
                        const Tensor& target) {
+  if (stream.OnGpu("SoftmaxStatistics")) {
+    return cuda::SoftmaxStatistics(stream, logits, labels, first_row, row_max, row_sum, target);
+  }
   const int64_t rows = logits.dim(0), width = logits.dim(1);
   CHECK_EQ(labels.elements(), rows);
   CHECK_EQ(row_max.elements(), rows);
@@ -50,6 +54,9 @@ void SoftmaxStatistics(Stream& stream, const Tensor& logits, const Tensor& label
 
 void TokenLosses(Stream& stream, const Tensor& labels, const Tensor& row_max, const Tensor& row_sum,
                  const Tensor& target, const Tensor& losses) {
+  if (stream.OnGpu("TokenLosses")) {
+    return cuda::TokenLosses(stream, labels, row_max, row_sum, target, losses);
+  }
   const int64_t rows = labels.elements();
   CHECK_EQ(losses.elements(), rows);
   const int32_t* label = labels.as<int32_t>();
@@ -67,6 +74,10 @@ void TokenLosses(Stream& stream, const Tensor& labels, const Tensor& row_max, co
 void SoftmaxGradient(Stream& stream, const Tensor& logits, const Tensor& labels, int64_t first_row,
                      const Tensor& row_max, const Tensor& row_sum, float scale,
                      const Tensor& dlogits) {
+  if (stream.OnGpu("SoftmaxGradient")) {
+    return cuda::SoftmaxGradient(stream, logits, labels, first_row, row_max, row_sum, scale,
+                                 dlogits);
+  }
   const int64_t rows = logits.dim(0), width = logits.dim(1);
   CheckSameShape(dlogits, logits, "dlogits");
   CHECK_EQ(labels.elements(), rows);
@@ -97,6 +108,7 @@ void SoftmaxGradient(Stream& stream, const Tensor& logits, const Tensor& labels,
 }
 
 double SumF64(Stream& stream, const Tensor& x) {
+  if (stream.OnGpu("SumF64")) return cuda::SumF64(stream, x);
   constexpr int64_t kBlock = 4096;
   const float* values = x.as<float>();
   const int64_t n = x.elements();

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "worker/kernels/cuda_kernels.h"
 #include "worker/kernels/dispatch.h"
 #include "worker/kernels/embedding.h"
 #include "worker/kernels/vector.h"
@@ -28,6 +29,9 @@ void AddRow(float* target, const T* source, int64_t h) {
 
 void EmbeddingForward(Stream& stream, const Tensor& ids, const Tensor& table, int64_t first_row,
                       const Tensor& y) {
+  if (stream.OnGpu("EmbeddingForward")) {
+    return cuda::EmbeddingForward(stream, ids, table, first_row, y);
+  }
   const int64_t hidden = table.dim(1), rows = table.dim(0);
   CHECK_EQ(y.elements(), ids.elements() * hidden);
   const int32_t* id = ids.as<int32_t>();
@@ -50,6 +54,9 @@ void EmbeddingForward(Stream& stream, const Tensor& ids, const Tensor& table, in
 
 void EmbeddingBackward(Stream& stream, const Tensor& ids, const Tensor& dy, int64_t first_row,
                        const Tensor& dtable, bool accumulate) {
+  if (stream.OnGpu("EmbeddingBackward")) {
+    return cuda::EmbeddingBackward(stream, ids, dy, first_row, dtable, accumulate);
+  }
   const int64_t hidden = dtable.dim(1), rows = dtable.dim(0);
   CHECK_EQ(dy.elements(), ids.elements() * hidden);
   const int32_t* id = ids.as<int32_t>();
@@ -76,6 +83,9 @@ void EmbeddingBackward(Stream& stream, const Tensor& ids, const Tensor& dy, int6
 
 void PositionEmbeddingForward(Stream& stream, const Tensor& positions, const Tensor& table,
                               const Tensor& y) {
+  if (stream.OnGpu("PositionEmbeddingForward")) {
+    return cuda::PositionEmbeddingForward(stream, positions, table, y);
+  }
   const int64_t hidden = table.dim(1), rows = table.dim(0);
   CHECK_EQ(y.elements(), positions.elements() * hidden);
   const int32_t* position = positions.as<int32_t>();

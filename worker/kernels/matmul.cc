@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "worker/kernels/cuda_kernels.h"
 #include "worker/kernels/dispatch.h"
 #include "worker/kernels/gemm.h"
 #include "worker/kernels/scratch.h"
@@ -158,6 +159,9 @@ void MatMul(Stream& stream, const Matrix& a, Transpose transpose_a, const Matrix
   if (bias.defined()) CHECK_EQ(bias.elements(), n);
   if (m == 0 || n == 0) return;
   CHECK_GT(k, 0);
+  if (stream.OnGpu("MatMul")) {
+    return cuda::MatMul(stream, a, transpose_a, b, transpose_b, c, accumulate, bias);
+  }
 
   GemmCall whole;
   whole.a = a.data;

@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "worker/kernels/cuda_kernels.h"
 #include "worker/kernels/dispatch.h"
 #include "worker/kernels/norm.h"
 #include "worker/kernels/row_sums.h"
@@ -87,6 +88,9 @@ void WithGradients(const Tensor& dy, const Tensor& x, const Tensor& dx_residual,
 
 void RmsNormForward(Stream& stream, const Tensor& x, const Tensor& residual, const Tensor& weight,
                     float eps, const Tensor& x_out, const Tensor& y, const Tensor& inv_rms) {
+  if (stream.OnGpu("RmsNormForward")) {
+    return cuda::RmsNormForward(stream, x, residual, weight, eps, x_out, y, inv_rms);
+  }
   CheckForward(x, residual, weight, x_out, y);
   const Size size = SizeOf(x);
   CHECK_EQ(inv_rms.elements(), size.rows);
@@ -110,6 +114,10 @@ void RmsNormForward(Stream& stream, const Tensor& x, const Tensor& residual, con
 void RmsNormBackward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& weight,
                      const Tensor& inv_rms, const Tensor& dx_residual, const Tensor& dx,
                      const Tensor& dweight, bool accumulate) {
+  if (stream.OnGpu("RmsNormBackward")) {
+    return cuda::RmsNormBackward(stream, dy, x, weight, inv_rms, dx_residual, dx, dweight,
+                                 accumulate);
+  }
   const Size size = SizeOf(x);
   CHECK_EQ(weight.elements(), size.width);
   CHECK_EQ(dweight.elements(), size.width);
@@ -144,6 +152,9 @@ void RmsNormBackward(Stream& stream, const Tensor& dy, const Tensor& x, const Te
 void LayerNormForward(Stream& stream, const Tensor& x, const Tensor& residual, const Tensor& weight,
                       const Tensor& bias, float eps, const Tensor& x_out, const Tensor& y,
                       const Tensor& mean, const Tensor& inv_std) {
+  if (stream.OnGpu("LayerNormForward")) {
+    return cuda::LayerNormForward(stream, x, residual, weight, bias, eps, x_out, y, mean, inv_std);
+  }
   CheckForward(x, residual, weight, x_out, y);
   const Size size = SizeOf(x);
   CHECK_EQ(bias.elements(), size.width);
@@ -178,6 +189,10 @@ void LayerNormBackward(Stream& stream, const Tensor& dy, const Tensor& x, const 
                        const Tensor& mean, const Tensor& inv_std, const Tensor& dx_residual,
                        const Tensor& dx, const Tensor& dweight, const Tensor& dbias,
                        bool accumulate) {
+  if (stream.OnGpu("LayerNormBackward")) {
+    return cuda::LayerNormBackward(stream, dy, x, weight, mean, inv_std, dx_residual, dx, dweight,
+                                   dbias, accumulate);
+  }
   const Size size = SizeOf(x);
   CHECK_EQ(weight.elements(), size.width);
   CHECK_EQ(dweight.elements(), size.width);

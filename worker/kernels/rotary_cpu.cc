@@ -2,12 +2,16 @@
 
 #include "worker/kernels/attention.h"
 #include "worker/kernels/attention_tile.h"
+#include "worker/kernels/cuda_kernels.h"
 #include "worker/kernels/vector.h"
 
 namespace trireme {
 
 void RotaryInPlace(Stream& stream, const Heads& x, const Tensor& positions, const Tensor& cosines,
                    const Tensor& sines, bool inverse) {
+  if (stream.OnGpu("RotaryInPlace")) {
+    return cuda::RotaryInPlace(stream, x, positions, cosines, sines, inverse);
+  }
   const int64_t half = cosines.dim(1), rows = cosines.dim(0);
   CHECK_LE(2 * half, x.head_dim);
   CHECK_EQ(positions.elements(), x.batch * x.length);

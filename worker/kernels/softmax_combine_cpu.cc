@@ -2,11 +2,15 @@
 #include <cmath>
 
 #include "worker/kernels/cross_entropy.h"
+#include "worker/kernels/cuda_kernels.h"
 
 namespace trireme {
 
 void CombineSoftmaxStatistics(Stream& stream, const Tensor& gathered, const Tensor& row_max,
                               const Tensor& row_sum, const Tensor& target) {
+  if (stream.OnGpu("CombineSoftmaxStatistics")) {
+    return cuda::CombineSoftmaxStatistics(stream, gathered, row_max, row_sum, target);
+  }
   const int64_t ranks = gathered.dim(0), n = gathered.dim(2);
   CHECK_EQ(gathered.dim(1), 3);
   CHECK_EQ(row_max.elements(), n);

@@ -6,6 +6,7 @@
 #include "worker/kernels/vector.h"
 #include "worker/optimizer/adamw.h"
 #include "worker/optimizer/adamw_factors.h"
+#include "worker/optimizer/cuda_optimizer.h"
 
 namespace trireme {
 namespace {
@@ -83,6 +84,9 @@ double SumOfSquares(const float* x, int64_t n) {
 }  // namespace
 
 void AdamW(Stream& stream, std::span<const AdamWSlice> slices, const AdamWStep& step) {
+  if (stream.OnGpu("AdamW")) {
+    return cuda::AdamW(stream, slices, step);
+  }
   const AdamWFactors factors = AdamWFactorsOf(step);
   // first[s]: the number of blocks before slice s.
   std::vector<int64_t> first(slices.size() + 1, 0);
@@ -102,6 +106,9 @@ void AdamW(Stream& stream, std::span<const AdamWSlice> slices, const AdamWStep& 
 }
 
 void SumsOfSquares(Stream& stream, const float* x, std::span<const int64_t> edges, double* out) {
+  if (stream.OnGpu("SumsOfSquares")) {
+    return cuda::SumsOfSquares(stream, x, edges, out);
+  }
   if (edges.size() < 2) return;
   stream.ParallelFor(static_cast<int64_t>(edges.size()) - 1, [&](int64_t i) {
     CHECK_LE(edges[i], edges[i + 1]);

@@ -5,6 +5,7 @@
 #include "worker/kernels/dispatch.h"
 #include "worker/optimizer/adamw.h"
 #include "worker/optimizer/adamw_factors.h"
+#include "worker/optimizer/cuda_optimizer.h"
 #include "worker/optimizer/stochastic_rounding.h"
 
 namespace trireme {
@@ -35,6 +36,9 @@ void Update(const AdamWRoundedSlice& s, int64_t begin, int64_t end, const AdamWF
 
 void AdamWRounded(Stream& stream, std::span<const AdamWRoundedSlice> slices, const AdamWStep& step,
                   uint64_t seed) {
+  if (stream.OnGpu("AdamWRounded")) {
+    return cuda::AdamWRounded(stream, slices, step, seed);
+  }
   const AdamWFactors factors = AdamWFactorsOf(step);
   for (const AdamWRoundedSlice& slice : slices) {
     CHECK_GE(slice.first_element, 0);

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "worker/kernels/dispatch.h"
+#include "worker/optimizer/cuda_optimizer.h"
 #include "worker/optimizer/state_checksum.h"
 
 namespace trireme {
@@ -34,6 +35,9 @@ uint64_t SumOf(const ChecksumSlice& slice, int64_t begin, int64_t end) {
 }  // namespace
 
 uint64_t StateChecksum(Stream& stream, std::span<const ChecksumSlice> slices) {
+  if (stream.OnGpu("StateChecksum")) {
+    return cuda::StateChecksum(stream, slices);
+  }
   uint64_t total = 0;
   for (const ChecksumSlice& slice : slices) {
     const int64_t n = slice.elements.elements();

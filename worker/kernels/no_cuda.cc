@@ -1,0 +1,81 @@
+#include "cluster/device/no_cuda.h"
+
+#include "worker/kernels/cuda_kernels.h"
+
+namespace trireme::cuda {
+
+void RmsNormForward(Stream&, const Tensor&, const Tensor&, const Tensor&, float, const Tensor&,
+                    const Tensor&, const Tensor&) {
+  NoCuda("RmsNormForward");
+}
+void RmsNormBackward(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                     const Tensor&, const Tensor&, const Tensor&, bool) {
+  NoCuda("RmsNormBackward");
+}
+void LayerNormForward(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, float,
+                      const Tensor&, const Tensor&, const Tensor&, const Tensor&) {
+  NoCuda("LayerNormForward");
+}
+void LayerNormBackward(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                       const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                       bool) {
+  NoCuda("LayerNormBackward");
+}
+void SwiGluForward(Stream&, const Tensor&, const Tensor&, const Tensor&) {
+  NoCuda("SwiGluForward");
+}
+void SwiGluBackward(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                    const Tensor&) {
+  NoCuda("SwiGluBackward");
+}
+void GeluForward(Stream&, const Tensor&, const Tensor&) { NoCuda("GeluForward"); }
+void GeluBackward(Stream&, const Tensor&, const Tensor&, const Tensor&) { NoCuda("GeluBackward"); }
+void Add(Stream&, const Tensor&, const Tensor&, const Tensor&) { NoCuda("Add"); }
+void BiasBackward(Stream&, const Tensor&, const Tensor&, bool) { NoCuda("BiasBackward"); }
+void EmbeddingForward(Stream&, const Tensor&, const Tensor&, int64_t, const Tensor&) {
+  NoCuda("EmbeddingForward");
+}
+void EmbeddingBackward(Stream&, const Tensor&, const Tensor&, int64_t, const Tensor&, bool) {
+  NoCuda("EmbeddingBackward");
+}
+void PositionEmbeddingForward(Stream&, const Tensor&, const Tensor&, const Tensor&) {
+  NoCuda("PositionEmbeddingForward");
+}
+void RotaryInPlace(Stream&, const Heads&, const Tensor&, const Tensor&, const Tensor&, bool) {
+  NoCuda("RotaryInPlace");
+}
+void AttentionForward(Stream&, const Heads&, const Heads&, const Heads&, float, const Tensor&,
+                      const Heads&, const Tensor&) {
+  NoCuda("AttentionForward");
+}
+void AttentionBackward(Stream&, const Heads&, const Heads&, const Heads&, const Heads&,
+                       const Heads&, const Tensor&, float, const Tensor&, const Heads&,
+                       const Heads&, const Heads&) {
+  NoCuda("AttentionBackward");
+}
+void AttentionDecode(Stream&, const Heads&, const Heads&, const Heads&, const Tensor&, float,
+                     const Heads&) {
+  NoCuda("AttentionDecode");
+}
+void SoftmaxStatistics(Stream&, const Tensor&, const Tensor&, int64_t, const Tensor&, const Tensor&,
+                       const Tensor&) {
+  NoCuda("SoftmaxStatistics");
+}
+void CombineSoftmaxStatistics(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&) {
+  NoCuda("CombineSoftmaxStatistics");
+}
+void TokenLosses(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                 const Tensor&) {
+  NoCuda("TokenLosses");
+}
+void SoftmaxGradient(Stream&, const Tensor&, const Tensor&, int64_t, const Tensor&, const Tensor&,
+                     float, const Tensor&) {
+  NoCuda("SoftmaxGradient");
+}
+double SumF64(Stream&, const Tensor&) { NoCuda("SumF64"); }
+void MatMul(Stream&, const Matrix&, Transpose, const Matrix&, Transpose, const Matrix&, bool,
+            const Tensor&) {
+  NoCuda("MatMul");
+}
+
+}  // namespace trireme::cuda

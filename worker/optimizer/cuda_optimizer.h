@@ -1,0 +1,17 @@
+// The GPU forms of the operations of this folder; see worker/kernels/cuda_kernels.h.
+#pragma once
+
+#include "worker/optimizer/adamw.h"
+#include "worker/optimizer/state_checksum.h"
+
+namespace trireme::cuda {
+
+void AdamW(Stream& stream, std::span<const AdamWSlice> slices, const AdamWStep& step);
+void AdamWRounded(Stream& stream, std::span<const AdamWRoundedSlice> slices, const AdamWStep& step,
+                  uint64_t seed);
+void SumsOfSquares(Stream& stream, const float* x, std::span<const int64_t> edges, double* out);
+
+// state_checksum.h
+uint64_t StateChecksum(Stream& stream, std::span<const ChecksumSlice> slices);
+
+}  // namespace trireme::cuda

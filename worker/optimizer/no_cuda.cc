@@ -1,0 +1,16 @@
+#include "cluster/device/no_cuda.h"
+
+#include "worker/optimizer/cuda_optimizer.h"
+
+namespace trireme::cuda {
+
+void AdamW(Stream&, std::span<const AdamWSlice>, const AdamWStep&) { NoCuda("AdamW"); }
+void AdamWRounded(Stream&, std::span<const AdamWRoundedSlice>, const AdamWStep&, uint64_t) {
+  NoCuda("AdamWRounded");
+}
+uint64_t StateChecksum(Stream&, std::span<const ChecksumSlice>) { NoCuda("StateChecksum"); }
+void SumsOfSquares(Stream&, const float*, std::span<const int64_t>, double*) {
+  NoCuda("SumsOfSquares");
+}
+
+}  // namespace trireme::cuda
