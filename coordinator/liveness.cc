@@ -12,15 +12,16 @@ namespace {
 
 constexpr size_t kDurationsMax = 256;
 constexpr size_t kDurationsToLearn = 16;
-constexpr std::array<std::string_view, 5> kStepPhases = {"data", "forward", "backward", "reduce",
-                                                         "update"};
+// Parts of a step in order; "reduce.norm" is within "reduce".
+constexpr std::array<std::string_view, 4> kStepParts = {"data", "pipeline", "reduce", "update"};
 
-// How far into its step a worker is, for comparing workers. Other phases (loading, validating,
-// writing) come between steps.
+// How far into its step a worker is, for comparing workers. Forward and backward passes take turns
+// within "pipeline". Other phases (loading, validating, writing) come between steps.
 std::tuple<int64_t, size_t> Progress(const WorkerPhase& at) {
-  const auto* found = std::find(kStepPhases.begin(), kStepPhases.end(), at.phase);
-  if (found == kStepPhases.end()) return {at.step, 0};
-  return {at.step, static_cast<size_t>(found - kStepPhases.begin()) + 1};
+  const std::string_view part = std::string_view(at.phase).substr(0, at.phase.find('.'));
+  const auto* found = std::find(kStepParts.begin(), kStepParts.end(), part);
+  if (found == kStepParts.end()) return {at.step, 0};
+  return {at.step, static_cast<size_t>(found - kStepParts.begin()) + 1};
 }
 
 std::string Seconds(Micros micros) {

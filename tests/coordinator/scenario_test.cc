@@ -203,7 +203,7 @@ class Scenario {
         report->set_seconds(0.25);
         report->set_flop(1e5);
         report->set_memory_bytes(1000 + static_cast<int64_t>(worker));
-        for (const char* name : {"forward", "reduce"}) {
+        for (const char* name : {"pipeline.forward", "reduce.finish"}) {
           proto::PhaseTime* phase = report->add_phases();
           phase->set_phase(name);
           phase->set_seconds(0.1);

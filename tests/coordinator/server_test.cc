@@ -116,7 +116,7 @@ class ServerTest : public ::testing::Test {
         client->ReportChunks(report);
       }
       if (orders->stop) return client->Finish();
-      client->SetPhase("forward", 1);
+      client->SetPhase("pipeline.forward", 1);
       if (on_step) on_step(step);
       client->SetPhase("reduce");
       proto::StepReport report;

@@ -290,7 +290,7 @@ class Job {
     const int64_t step = worker.done + 1;
     if (step > coordinator_->budget_step()) Violated("a step that was not granted");
     worker.busy = true;
-    Enter(index, "forward");
+    Enter(index, "pipeline.forward");
     if (Struck(index, step)) return;
     At(now_ + 1000 + Random(options_.phase_max), [this, index, step] { EnterReduce(index, step); });
   }
@@ -299,7 +299,7 @@ class Job {
   void EnterReduce(size_t index, int64_t step) {
     Worker& worker = workers_[index];
     if (worker.gone || worker.frozen || worker.hung) return;
-    Enter(index, "reduce");
+    Enter(index, "reduce.finish");
     std::vector<size_t>& here = reducing_[step];
     here.push_back(index);
     if (here.size() < workers_.size()) return;
@@ -324,7 +324,7 @@ class Job {
     part->set_label_tokens(1);
     report->set_grad_norm(LossOfStep(step) / 2);
     report->set_seconds(0.1);
-    for (const char* name : {"forward", "reduce"}) {
+    for (const char* name : {"pipeline.forward", "reduce.finish"}) {
       proto::PhaseTime* phase = report->add_phases();
       phase->set_phase(name);
       phase->set_seconds(0.1);
