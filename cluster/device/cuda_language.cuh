@@ -133,6 +133,40 @@ void StorePack(SharedPointer<T> p, const Pack<T>& pack) {
 }
 #endif
 
+// kWidth elements at p as floats, and back (rounded). One element, or whole packs at a 16-byte
+// aligned p.
+template <int kWidth, typename T>
+__device__ __forceinline__ void LoadFloats(const T* p, float (&x)[kWidth]) {
+  if constexpr (kWidth == 1) {
+    x[0] = ToFloat(*p);
+  } else {
+    constexpr int kSize = Pack<T>::kSize;
+    static_assert(kWidth % kSize == 0);
+#pragma unroll
+    for (int at = 0; at < kWidth; at += kSize) {
+      const Pack<T> pack = LoadPack(p + at);
+#pragma unroll
+      for (int i = 0; i < kSize; ++i) x[at + i] = ToFloat(pack[i]);
+    }
+  }
+}
+template <int kWidth, typename T>
+__device__ __forceinline__ void StoreFloats(T* p, const float (&x)[kWidth]) {
+  if constexpr (kWidth == 1) {
+    *p = RoundTo<T>(x[0]);
+  } else {
+    constexpr int kSize = Pack<T>::kSize;
+    static_assert(kWidth % kSize == 0);
+#pragma unroll
+    for (int at = 0; at < kWidth; at += kSize) {
+      Pack<T> pack;
+#pragma unroll
+      for (int i = 0; i < kSize; ++i) pack[i] = RoundTo<T>(x[at + i]);
+      StorePack(p + at, pack);
+    }
+  }
+}
+
 // The sum over all 32 lanes, halves folded on halves; the same bits in every lane. All lanes must
 // come.
 template <typename T>

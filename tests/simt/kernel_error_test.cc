@@ -9,6 +9,13 @@ using testing::EndsWith;
 using testing::HasSubstr;
 using testing::StartsWith;
 
+// Which thread an error names depends on their order.
+class KernelErrorTest : public testing::Test {
+ protected:
+  void SetUp() override { simt::SetOrderSeed(0); }
+  void TearDown() override { simt::SetOrderSeed(1); }
+};
+
 // Each thread writes its element and reads its neighbour's.
 template <bool kBarrier>
 __global__ void Rotate(float* out) {
@@ -18,7 +25,7 @@ __global__ void Rotate(float* out) {
   out[threadIdx.x] = values[(threadIdx.x + 1) % 64];
 }
 
-TEST(KernelErrorTest, AReadThatNoBarrierOrdersIsARace) {
+TEST_F(KernelErrorTest, AReadThatNoBarrierOrdersIsARace) {
   DeviceArray<float> out(std::vector<float>(64));
   EXPECT_EQ(ErrorOf(1, 64, &Rotate<true>, out.get()), "");
   // In ascending order the neighbour has not written yet; backwards it has, which hides the race
@@ -29,7 +36,6 @@ TEST(KernelErrorTest, AReadThatNoBarrierOrdersIsARace) {
                     HasSubstr("simt_testing.h:")));
   simt::SetOrderSeed(5);
   EXPECT_NE(ErrorOf(1, 64, &Rotate<false>, out.get()), "");
-  simt::SetOrderSeed(0);
 }
 
 __global__ void WriteAfterRead(float* out, bool barrier) {
@@ -41,7 +47,7 @@ __global__ void WriteAfterRead(float* out, bool barrier) {
   if (threadIdx.x == 40) value[0] = 2;
 }
 
-TEST(KernelErrorTest, AWriteAfterOthersReadsIsARace) {
+TEST_F(KernelErrorTest, AWriteAfterOthersReadsIsARace) {
   DeviceArray<float> out(std::vector<float>(64));
   EXPECT_EQ(ErrorOf(1, 64, &WriteAfterRead, out.get(), true), "");
   EXPECT_THAT(ErrorOf(1, 64, &WriteAfterRead, out.get(), false),
@@ -54,7 +60,7 @@ __global__ void WriteTwice() {
   value[threadIdx.x / 16] = 7;  // the same value: a race all the same
 }
 
-TEST(KernelErrorTest, TwoWritesAreARace) {
+TEST_F(KernelErrorTest, TwoWritesAreARace) {
   EXPECT_THAT(ErrorOf(2, 32, &WriteTwice),
               StartsWith("simt: race on shared array 'value'[0]: writes what thread (0, 0, 0) "
                          "wrote, no barrier between; thread (1, 0, 0)"));
@@ -73,7 +79,7 @@ __global__ void WarpBroadcast(int* out, unsigned mask, bool shuffle) {
   out[threadIdx.x] = value[warp];
 }
 
-TEST(KernelErrorTest, WarpBarriersOrderTheLanesOfTheirMaskAlone) {
+TEST_F(KernelErrorTest, WarpBarriersOrderTheLanesOfTheirMaskAlone) {
   DeviceArray<int> out(std::vector<int>(64));
   EXPECT_EQ(ErrorOf(1, 64, &WarpBroadcast, out.get(), kFullWarp, false), "");
   EXPECT_EQ(out.Values()[63], 11);
@@ -92,7 +98,7 @@ __global__ void OtherWarpReads(int* out) {
   if (threadIdx.x == 32) *out = value[0];
 }
 
-TEST(KernelErrorTest, WarpBarriersDoNotOrderOtherWarps) {
+TEST_F(KernelErrorTest, WarpBarriersDoNotOrderOtherWarps) {
   DeviceArray<int> out({0});
   EXPECT_THAT(ErrorOf(1, 64, &OtherWarpReads, out.get()), HasSubstr("race on shared array"));
 }
@@ -109,7 +115,7 @@ __global__ void SomeWaitElsewhere() {
   }
 }
 
-TEST(KernelErrorTest, ABarrierThatNotAllThreadsReach) {
+TEST_F(KernelErrorTest, ABarrierThatNotAllThreadsReach) {
   EXPECT_EQ(ErrorOf(3, 64, &SomeReturnEarly, 64), "");
   EXPECT_THAT(ErrorOf(3, 64, &SomeReturnEarly, 50),
               StartsWith("simt: missing barrier: thread (0, 0, 0) waits at __syncthreads, but "
@@ -131,7 +137,7 @@ __global__ void TwoKinds() {
 }
 __global__ void ReadsOutsideItsMask() { __shfl_sync(threadIdx.x < 16 ? 0xffffu : ~0xffffu, 1, 20); }
 
-TEST(KernelErrorTest, DivergenceAtAShuffle) {
+TEST_F(KernelErrorTest, DivergenceAtAShuffle) {
   EXPECT_EQ(ErrorOf(1, 32, &HalfAShuffle, 0xffffu), "");
   EXPECT_THAT(ErrorOf(1, 32, &HalfAShuffle, kFullWarp),
               StartsWith("simt: divergence at __shfl_xor_sync: thread (0, 0, 0) waits for lane 16 "
@@ -161,7 +167,7 @@ __global__ void LargeShared() {
   first[0] = second[0];
 }
 
-TEST(KernelErrorTest, SharedMemoryHasBounds) {
+TEST_F(KernelErrorTest, SharedMemoryHasBounds) {
   EXPECT_EQ(ErrorOf(1, 1, &SharedIndex, 47), "");
   EXPECT_THAT(ErrorOf(1, 1, &SharedIndex, 48),
               StartsWith("simt: index 48 of shared array 'tile' of 48 elements; thread (0, 0, 0)"));
@@ -176,14 +182,14 @@ TEST(KernelErrorTest, SharedMemoryHasBounds) {
 __global__ void Nothing() {}
 __global__ void Throws() { simt::Block::Current().Fail("told to"); }
 
-TEST(KernelErrorTest, LaunchesHaveLimits) {
+TEST_F(KernelErrorTest, LaunchesHaveLimits) {
   EXPECT_EQ(ErrorOf(1, 1024, &Nothing), "");
   EXPECT_EQ(ErrorOf(0, 32, &Nothing), "") << "an empty grid does nothing";
   EXPECT_THAT(ErrorOf(1, 1025, &Nothing), StartsWith("simt: a block of 1025 x 1 x 1 threads"));
   EXPECT_THAT(ErrorOf(dim3(1, 65536), 1, &Nothing), StartsWith("simt: a grid of 1 x 65536"));
 }
 
-TEST(KernelErrorTest, TheHarnessGoesOnAfterAnError) {
+TEST_F(KernelErrorTest, TheHarnessGoesOnAfterAnError) {
   DeviceArray<float> out(std::vector<float>(64));
   for (int i = 0; i < 3; ++i) {
     EXPECT_THAT(ErrorOf(dim3(2, 3), 64, &Throws), StartsWith("simt: told to"));

@@ -14,7 +14,7 @@
 namespace trireme::simt {
 namespace {
 
-std::atomic<uint64_t> order_seed{0};
+std::atomic<uint64_t> order_seed{1};
 std::atomic<uint64_t> launches{0};
 thread_local Block* current_block = nullptr;
 

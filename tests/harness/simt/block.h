@@ -29,8 +29,8 @@ class KernelError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Seed 0: threads and blocks in ascending order. Others shuffle both, each launch another way. For
-// all threads of the process.
+// Threads and blocks run in an order that the seed shuffles, each launch another way; seed 0:
+// ascending. 1 at first. For all threads of the process.
 void SetOrderSeed(uint64_t seed);
 
 // Calls body() once for each thread of the grid. `name` says in errors which launch it was.

@@ -51,6 +51,7 @@ inline void __syncwarp(unsigned mask = 0xffffffffu) {
   using trireme::simt::WarpOperation;
   trireme::simt::Block::Current().Warp(WarpOperation::kSync, "__syncwarp", mask, 0, 0);
 }
+inline void __trap() { trireme::simt::Block::Current().Fail("__trap"); }
 inline void __threadfence() {}
 inline void __threadfence_block() {}
 

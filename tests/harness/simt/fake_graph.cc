@@ -1,7 +1,7 @@
 // Stream capture and graphs of the fake CUDA runtime. A graph runs its work in the order of the
 // calls that were captured.
 #include <simt/device_memory.h>
-#include <simt/fake_cuda.h>
+#include <simt/fake_runtime.h>
 
 #include <mutex>
 #include <utility>

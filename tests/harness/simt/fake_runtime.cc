@@ -1,9 +1,9 @@
 // The fake CUDA runtime: its memory, copies, streams and events. Captures are in
-// fake_cuda_graph.cc.
+// fake_graph.cc.
 #include <cuda_runtime_api.h>
 #include <glog/logging.h>
 #include <simt/device_memory.h>
-#include <simt/fake_cuda.h>
+#include <simt/fake_runtime.h>
 
 #include <algorithm>
 #include <atomic>

@@ -1,0 +1,165 @@
+#include "worker/kernels/column_sums.cuh"
+#include "worker/kernels/cuda_kernels.h"
+#include "worker/kernels/dispatch.h"
+#include "worker/kernels/norm.cuh"
+#include "worker/kernels/norm.h"
+#include "worker/kernels/stream_scratch.cuh"
+
+namespace trireme::cuda {
+namespace {
+
+// A block for a row in registers: the smallest that holds it.
+template <int kThreadsOfBlock, int kPiecesOfThread>
+struct RowBlock {
+  static constexpr int kThreads = kThreadsOfBlock, kPieces = kPiecesOfThread;
+  static constexpr int64_t kWidthMax = int64_t{kThreads} * kPieces * gpu::kPiece;
+};
+
+// Calls body(RowBlock) and returns true, or false where no block holds rows of this width.
+template <typename Body>
+bool WithRowBlock(int64_t width, const Body& body) {
+  if (width <= RowBlock<128, 1>::kWidthMax) {
+    body(RowBlock<128, 1>());
+  } else if (width <= RowBlock<128, 4>::kWidthMax) {
+    body(RowBlock<128, 4>());
+  } else if (width <= RowBlock<256, 4>::kWidthMax) {
+    body(RowBlock<256, 4>());
+  } else {
+    return false;
+  }
+  return true;
+}
+
+gpu::NormSize SizeOf(const Tensor& x, float eps) {
+  const int64_t width = x.dim(-1);
+  CHECK_GT(width, 0);
+  CHECK_LT(width, int64_t{1} << 30);
+  return {x.elements() / width, static_cast<int>(width), eps};
+}
+
+// Whether all defined tensors have one type and rows that are made of packs.
+bool IsPacked(const gpu::NormSize& size, std::initializer_list<const Tensor*> tensors,
+              std::initializer_list<const Tensor*> vectors) {
+  bool packed = size.width % gpu::kPiece == 0;
+  for (const Tensor* tensor : tensors) {
+    if (!tensor->defined()) continue;
+    packed &= gpu::IsPackAligned(tensor->data()) && tensor->dtype() == (*tensors.begin())->dtype();
+  }
+  for (const Tensor* tensor : vectors) packed &= gpu::IsPackAligned(tensor->data());
+  return packed;
+}
+
+gpu::AnyFloats Any(const Tensor& tensor) {
+  if (tensor.defined()) WithFloatType(tensor.dtype(), [](auto*) {});
+  return {tensor.data(), tensor.dtype() == DType::kBF16};
+}
+template <typename T>
+T* OrNull(const Tensor& tensor) {
+  return tensor.defined() ? tensor.as<T>() : nullptr;
+}
+
+template <bool kLayer>
+void Forward(Stream& stream, const Tensor& x, const Tensor& residual, const Tensor& weight,
+             const Tensor& bias, float eps, const Tensor& x_out_or_none, const Tensor& y,
+             const Tensor& mean, const Tensor& inverse) {
+  const gpu::NormSize size = SizeOf(x, eps);
+  const Tensor x_out = residual.defined() ? x_out_or_none : Tensor();
+  CheckSameShape(y, x, "y");
+  if (residual.defined()) {
+    CheckSameShape(residual, x, "residual");
+    CheckSameShape(x_out, x, "x_out");
+  }
+  for (const Tensor* vector : {&weight, &bias}) {
+    if (vector->defined()) CHECK_EQ(vector->elements(), size.width);
+  }
+  for (const Tensor* vector : {&mean, &inverse}) {
+    if (vector->defined()) CHECK_EQ(vector->elements(), size.rows);
+  }
+  const auto *w = weight.as<float>(), *b = OrNull<float>(bias);
+  float *m = OrNull<float>(mean), *r = inverse.as<float>();
+  const unsigned blocks = gpu::BlocksFor(size.rows, 1);
+  bool done = false;
+  if (IsPacked(size, {&x, &residual, &x_out, &y}, {&weight, &bias})) {
+    WithFloatType(x.dtype(), [&](auto* type) {
+      using T = std::remove_pointer_t<decltype(type)>;
+      done = WithRowBlock(size.width, [&](auto block) {
+        gpu::Launch(stream, {blocks, block.kThreads},
+                    gpu::NormForwardKernel<block.kThreads, block.kPieces, kLayer, T>, x.as<T>(),
+                    OrNull<T>(residual), w, b, size, OrNull<T>(x_out), y.as<T>(), m, r);
+      });
+    });
+  }
+  if (done) return;
+  gpu::Launch(stream, {blocks, gpu::kAnyNormThreads}, gpu::AnyNormForwardKernel<kLayer>, Any(x),
+              Any(residual), w, b, size, Any(x_out), Any(y), m, r);
+}
+
+template <bool kLayer>
+void Backward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& weight,
+              const Tensor& mean, const Tensor& inverse, const Tensor& past, const Tensor& dx,
+              const Tensor& dweight, const Tensor& dbias, bool accumulate) {
+  const gpu::NormSize size = SizeOf(x, 0);
+  CheckSameShape(dy, x, "dy");
+  CheckSameShape(dx, x, "dx");
+  if (past.defined()) CheckSameShape(past, x, "dx_residual");
+  for (const Tensor* vector : {&weight, &dweight, &dbias}) {
+    if (vector->defined()) CHECK_EQ(vector->elements(), size.width);
+  }
+  for (const Tensor* vector : {&mean, &inverse}) {
+    if (vector->defined()) CHECK_EQ(vector->elements(), size.rows);
+  }
+  const auto *w = weight.as<float>(), *m = OrNull<float>(mean), *r = inverse.as<float>();
+  const unsigned blocks = gpu::BlocksFor(size.rows, gpu::kNormRows);
+  const int64_t stride = int64_t{kLayer ? 2 : 1} * size.width;
+  const gpu::StreamScratch<float> partials(stream, blocks * stride);
+  bool done = false;
+  if (IsPacked(size, {&x, &dy, &past, &dx}, {&weight})) {
+    WithFloatType(x.dtype(), [&](auto* type) {
+      using T = std::remove_pointer_t<decltype(type)>;
+      done = WithRowBlock(size.width, [&](auto block) {
+        gpu::Launch(stream, {blocks, block.kThreads},
+                    gpu::NormBackwardKernel<block.kThreads, block.kPieces, kLayer, T>, dy.as<T>(),
+                    x.as<T>(), w, m, r, OrNull<T>(past), size, dx.as<T>(), partials.data());
+      });
+    });
+  }
+  if (!done) {
+    gpu::Launch(stream, {blocks, gpu::kAnyNormThreads}, gpu::AnyNormBackwardKernel<kLayer>, Any(dy),
+                Any(x), w, m, r, Any(past), size, Any(dx), partials.data());
+  }
+  gpu::Launch(stream, gpu::FoldShape(size.width), gpu::FoldColumnsKernel<>, partials.data(), blocks,
+              stride, size.width, dweight.as<float>(), accumulate);
+  if (!kLayer) return;
+  gpu::Launch(stream, gpu::FoldShape(size.width), gpu::FoldColumnsKernel<>,
+              partials.data() + size.width, blocks, stride, size.width, dbias.as<float>(),
+              accumulate);
+}
+
+}  // namespace
+
+void RmsNormForward(Stream& stream, const Tensor& x, const Tensor& residual, const Tensor& weight,
+                    float eps, const Tensor& x_out, const Tensor& y, const Tensor& inv_rms) {
+  Forward<false>(stream, x, residual, weight, Tensor(), eps, x_out, y, Tensor(), inv_rms);
+}
+
+void RmsNormBackward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& weight,
+                     const Tensor& inv_rms, const Tensor& dx_residual, const Tensor& dx,
+                     const Tensor& dweight, bool accumulate) {
+  Backward<false>(stream, dy, x, weight, Tensor(), inv_rms, dx_residual, dx, dweight, Tensor(),
+                  accumulate);
+}
+
+void LayerNormForward(Stream& stream, const Tensor& x, const Tensor& residual, const Tensor& weight,
+                      const Tensor& bias, float eps, const Tensor& x_out, const Tensor& y,
+                      const Tensor& mean, const Tensor& inv_std) {
+  Forward<true>(stream, x, residual, weight, bias, eps, x_out, y, mean, inv_std);
+}
+
+void LayerNormBackward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& weight,
+                       const Tensor& mean, const Tensor& inv_std, const Tensor& dx_residual,
+                       const Tensor& dx, const Tensor& dweight, const Tensor& dbias,
+                       bool accumulate) {
+  Backward<true>(stream, dy, x, weight, mean, inv_std, dx_residual, dx, dweight, dbias, accumulate);
+}
+
+}  // namespace trireme::cuda
