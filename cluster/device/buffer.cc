@@ -3,22 +3,52 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <atomic>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
+#include <mutex>
 #include <utility>
+#include <vector>
+
+#include "cluster/device/cuda_device.h"
 
 namespace trireme {
 namespace {
 
-std::atomic<int64_t> bytes_now{0};
-std::atomic<int64_t> bytes_max{0};
-
-void Count(int64_t change) {
-  const int64_t now = bytes_now.fetch_add(change) + change;
-  int64_t seen = bytes_max.load();
-  while (now > seen && !bytes_max.compare_exchange_weak(seen, now)) {
+// Bytes by place and purpose. Places: "host", "pinned", "gpu 0", ... Never destroyed: Buffers may
+// outlive it otherwise.
+struct Account {
+  void Add(MemoryUse& use, int64_t change) {
+    use.bytes_now += change;
+    use.bytes_max = std::max(use.bytes_max, use.bytes_now);
   }
+  std::mutex mutex;
+  MemoryUse host{};
+  std::map<int, MemoryUse> gpus;
+  std::map<std::pair<std::string, std::string>, MemoryUse> uses;
+};
+Account& TheAccount() {
+  static Account& account = *new Account;
+  return account;
+}
+
+void Count(const char* place, int gpu, const char* purpose, int64_t change) {
+  Account& account = TheAccount();
+  std::lock_guard lock(account.mutex);
+  account.Add(gpu < 0 ? account.host : account.gpus[gpu], change);
+  const std::string name = gpu < 0 ? place : StrCat(place, " ", gpu);
+  account.Add(account.uses[{name, purpose}], change);
+}
+
+std::string BytesText(int64_t bytes) {
+  constexpr const char* kUnits[] = {"B", "KiB", "MiB", "GiB"};
+  double amount = static_cast<double>(bytes);
+  int unit = 0;
+  for (; amount >= 1024 && unit < 3; ++unit) amount /= 1024;
+  char text[32];
+  std::snprintf(text, sizeof(text), unit == 0 ? "%.0f %s" : "%.2f %s", amount, kUnits[unit]);
+  return text;
 }
 
 // Large buffers come zeroed from the kernel and want huge pages: the products stride through them.
@@ -26,12 +56,49 @@ constexpr int64_t kMapBytes = int64_t{1} << 20;
 
 }  // namespace
 
-MemoryUse BufferMemory() { return {bytes_now.load(), bytes_max.load()}; }
+MemoryUse BufferMemory() {
+  std::lock_guard lock(TheAccount().mutex);
+  return TheAccount().host;
+}
 
-Buffer::Buffer(int64_t bytes, DeviceKind device) : bytes_(bytes), device_(device) {
-  CHECK(device == DeviceKind::kCpu) << "this build has no CUDA";
+MemoryUse BufferMemoryOfGpu(int gpu) {
+  std::lock_guard lock(TheAccount().mutex);
+  const auto found = TheAccount().gpus.find(gpu);
+  return found == TheAccount().gpus.end() ? MemoryUse{} : found->second;
+}
+
+std::string MemoryTable() {
+  using Entry = std::pair<std::pair<std::string, std::string>, MemoryUse>;
+  std::vector<Entry> entries;
+  {
+    std::lock_guard lock(TheAccount().mutex);
+    entries.assign(TheAccount().uses.begin(), TheAccount().uses.end());
+  }
+  std::stable_sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
+    return a.second.bytes_max > b.second.bytes_max;
+  });
+  std::string table;
+  for (const auto& [name, use] : entries) {
+    char line[160];
+    std::snprintf(line, sizeof(line), "%-8s %-16s %12s  (at most %s)\n", name.first.c_str(),
+                  name.second.c_str(), BytesText(use.bytes_now).c_str(),
+                  BytesText(use.bytes_max).c_str());
+    table += line;
+  }
+  return table;
+}
+
+Buffer::Buffer(int64_t bytes, DeviceKind device, const char* purpose)
+    : bytes_(bytes), device_(device), purpose_(purpose) {
   CHECK_GE(bytes, 0);
   if (bytes == 0) return;
+  if (device == DeviceKind::kCuda) {
+    place_ = Place::kGpu;
+    gpu_ = cuda::CurrentGpu();
+    data_ = static_cast<std::byte*>(cuda::AllocateMemory(gpu_, bytes));
+    Count("gpu", gpu_, purpose_, bytes_);
+    return;
+  }
   if (bytes >= kMapBytes) {
     void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     CHECK(memory != MAP_FAILED) << "out of memory: " << bytes << " bytes wanted";
@@ -42,28 +109,51 @@ Buffer::Buffer(int64_t bytes, DeviceKind device) : bytes_(bytes), device_(device
     CHECK(data_ != nullptr) << "out of memory: " << bytes << " bytes wanted";
     std::memset(data_, 0, bytes);
   }
-  Count(bytes_);
+  Count("host", -1, purpose_, bytes_);
 }
 
-Buffer::~Buffer() {
+Buffer Buffer::Pinned(int64_t bytes, const char* purpose) {
+  CHECK_GE(bytes, 0);
+  Buffer buffer;
+  if (bytes == 0) return buffer;
+  buffer.data_ = static_cast<std::byte*>(cuda::AllocatePinned(bytes));
+  buffer.bytes_ = bytes;
+  buffer.place_ = Place::kPinned;
+  buffer.purpose_ = purpose;
+  Count("pinned", -1, purpose, bytes);
+  return buffer;
+}
+
+void Buffer::Free() {
   if (data_ == nullptr) return;
-  if (bytes_ >= kMapBytes) {
-    munmap(data_, bytes_);
-  } else {
-    std::free(data_);
+  switch (place_) {
+    case Place::kGpu:
+      cuda::FreeMemory(data_);
+      return Count("gpu", gpu_, purpose_, -bytes_);
+    case Place::kPinned:
+      cuda::FreePinned(data_);
+      return Count("pinned", -1, purpose_, -bytes_);
+    case Place::kHost:
+      if (bytes_ >= kMapBytes) {
+        munmap(data_, bytes_);
+      } else {
+        std::free(data_);
+      }
+      return Count("host", -1, purpose_, -bytes_);
   }
-  Count(-bytes_);
 }
 
-Buffer::Buffer(Buffer&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)),
-      bytes_(std::exchange(other.bytes_, 0)),
-      device_(other.device_) {}
+Buffer::~Buffer() { Free(); }
+
+Buffer::Buffer(Buffer&& other) noexcept { *this = std::move(other); }
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(bytes_, other.bytes_);
   std::swap(device_, other.device_);
+  std::swap(place_, other.place_);
+  std::swap(gpu_, other.gpu_);
+  std::swap(purpose_, other.purpose_);
   return *this;
 }
 
@@ -72,7 +162,8 @@ Tensor Buffer::AsTensor(DType dtype, const Shape& shape) const {
   return Tensor(data_, dtype, shape, device_);
 }
 
-Arena::Arena(int64_t capacity_bytes, DeviceKind device) : buffer_(capacity_bytes, device) {}
+Arena::Arena(int64_t capacity_bytes, DeviceKind device, const char* purpose)
+    : buffer_(capacity_bytes, device, purpose) {}
 
 Arena Arena::Measuring() {
   Arena arena;

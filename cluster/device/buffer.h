@@ -15,14 +15,25 @@ struct MemoryUse {
   int64_t bytes_now;
   int64_t bytes_max;
 };
+// Of the host, pinned memory included.
 MemoryUse BufferMemory();
+// Of one GPU.
+MemoryUse BufferMemoryOfGpu(int gpu);
+// Where the Buffers of this process are and what for, a line a place and purpose, largest first:
+//   gpu 0   weights      1.25 GiB  (at most 1.25 GiB)
+std::string MemoryTable();
 
-// Memory of a device, 64-byte aligned, zeroed. Move-only. The process ends with one line when the
-// machine has none left.
+// Memory of a device, zeroed, aligned to 64 bytes on a CPU and 256 on a GPU: the calling thread's
+// GPU, see Stream. Move-only. The process ends with one line when the device has none left.
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(int64_t bytes, DeviceKind device = DeviceKind::kCpu);
+  // `purpose`: a literal, for the memory table.
+  explicit Buffer(int64_t bytes, DeviceKind device = DeviceKind::kCpu,
+                  const char* purpose = "other");
+  // Host memory that GPUs copy to and from without staging, so that copies overlap the host's work.
+  // Dear to make: for memory that stays. For programs that run on a GPU.
+  static Buffer Pinned(int64_t bytes, const char* purpose = "transfers");
   ~Buffer();
   Buffer(Buffer&& other) noexcept;
   Buffer& operator=(Buffer&& other) noexcept;
@@ -34,9 +45,15 @@ class Buffer {
   Tensor AsTensor(DType dtype, const Shape& shape) const;
 
  private:
+  enum class Place : uint8_t { kHost, kPinned, kGpu };
+  void Free();
+
   std::byte* data_ = nullptr;
   int64_t bytes_ = 0;
   DeviceKind device_ = DeviceKind::kCpu;
+  Place place_ = Place::kHost;
+  int gpu_ = -1;
+  const char* purpose_ = "other";
 };
 
 // Hands out tensors from one buffer, last in, first out. Not thread-safe. A measuring arena has no
@@ -45,7 +62,8 @@ class Buffer {
 class Arena {
  public:
   Arena() = default;  // nothing fits
-  explicit Arena(int64_t capacity_bytes, DeviceKind device = DeviceKind::kCpu);
+  explicit Arena(int64_t capacity_bytes, DeviceKind device = DeviceKind::kCpu,
+                 const char* purpose = "scratch");
   static Arena Measuring();
 
   // Uninitialised memory, 64-byte aligned. CHECKs the capacity.

@@ -48,7 +48,7 @@ void FreePinned(void* memory);
 // Between the two, what the thread enqueues on the stream (and on streams that wait for it) is
 // recorded and not run.
 void BeginCapture(int gpu, void* stream, const OperationLog& log);
-void* EndCapture(int gpu, void* stream, const OperationLog& log, int64_t* nodes);
+void* EndCapture(int gpu, void* stream, const OperationLog& log);
 void LaunchGraph(int gpu, void* stream, void* graph, const OperationLog& log);
 void DestroyGraph(void* graph);
 

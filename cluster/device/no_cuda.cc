@@ -26,7 +26,7 @@ void* AllocatePinned(int64_t) { NoCuda("pinned memory"); }
 void FreePinned(void*) {}
 
 void BeginCapture(int, void*, const OperationLog&) { NoCuda("a graph"); }
-void* EndCapture(int, void*, const OperationLog&, int64_t*) { NoCuda("a graph"); }
+void* EndCapture(int, void*, const OperationLog&) { NoCuda("a graph"); }
 void LaunchGraph(int, void*, void*, const OperationLog&) { NoCuda("a graph"); }
 void DestroyGraph(void*) {}
 

@@ -1,0 +1,53 @@
+#include "cluster/device/graph.h"
+
+#include <utility>
+
+#include "cluster/device/cuda_device.h"
+#include "cluster/device/stream_state.h"
+
+namespace trireme {
+
+Graph Graph::Capture(Stream& stream, std::function<void()> body) {
+  CHECK(body != nullptr);
+  Graph graph;
+  graph.gpu_ = stream.gpu();
+  if (stream.device() == DeviceKind::kCpu) {
+    graph.body_ = std::move(body);
+    return graph;
+  }
+  Stream::GpuState& state = *stream.gpu_;
+  stream.Synchronize();  // errors of the work before are told as that work's
+  cuda::BeginCapture(state.ordinal, state.stream, *state.log);
+  body();
+  graph.exec_ = cuda::EndCapture(state.ordinal, state.stream, *state.log);
+  state.log->Clear();
+  return graph;
+}
+
+Graph::~Graph() {
+  if (exec_ != nullptr) cuda::DestroyGraph(exec_);
+}
+
+Graph::Graph(Graph&& other) noexcept
+    : body_(std::move(other.body_)),
+      exec_(std::exchange(other.exec_, nullptr)),
+      gpu_(std::exchange(other.gpu_, -1)) {
+  other.body_ = nullptr;
+}
+
+Graph& Graph::operator=(Graph&& other) noexcept {
+  std::swap(body_, other.body_);
+  std::swap(exec_, other.exec_);
+  std::swap(gpu_, other.gpu_);
+  return *this;
+}
+
+void Graph::Launch(Stream& stream) const {
+  CHECK(defined()) << "a graph that was never captured";
+  CHECK_EQ(stream.gpu(), gpu_) << "a graph of another device";
+  if (body_ != nullptr) return body_();
+  stream.OnGpu("a graph");
+  cuda::LaunchGraph(gpu_, stream.gpu_->stream, exec_, *stream.gpu_->log);
+}
+
+}  // namespace trireme
