@@ -65,7 +65,7 @@ std::shared_ptr<std::byte[]> TakeScratch(int64_t bytes) {
   return {slab, [bytes](std::byte* memory) { GiveBack(memory, bytes); }};
 }
 
-StreamLayout LayoutOf(BufferRef buffer, const std::vector<ReduceOperation::Range>& ranges) {
+StreamLayout LayoutOf(BufferRef buffer, const std::vector<ElementRange>& ranges) {
   const int64_t size = ByteSize(buffer.dtype);
   std::vector<StreamLayout::Segment> segments;
   for (const auto& range : ranges) {
@@ -150,8 +150,8 @@ int64_t ReduceOperation::Input::ContiguousEnd(int64_t offset) const {
 
 ReduceOperation::ReduceOperation(Kind kind, std::shared_ptr<CommGroup> shared_group,
                                  uint32_t sequence, std::span<const BufferRef> partials,
-                                 const std::vector<std::vector<Range>>& ranges_of, BufferRef out,
-                                 const SumTree& tree, bool gather)
+                                 const ElementRanges& ranges_of, BufferRef out, const SumTree& tree,
+                                 bool gather)
     : CommOperation(kind, std::move(shared_group), sequence),
       adder_(tree, out.dtype),
       element_bytes_(ByteSize(out.dtype)),
@@ -173,8 +173,7 @@ ReduceOperation::ReduceOperation(Kind kind, std::shared_ptr<CommGroup> shared_gr
 }
 
 void ReduceOperation::AddContributions(std::span<const BufferRef> partials,
-                                       const std::vector<std::vector<Range>>& ranges_of,
-                                       const SumTree& tree) {
+                                       const ElementRanges& ranges_of, const SumTree& tree) {
   const int me = group->rank;
   const int size = static_cast<int>(group->members.size());
   if (mine_.bytes() > 0) {
@@ -201,8 +200,8 @@ void ReduceOperation::AddContributions(std::span<const BufferRef> partials,
   }
 }
 
-void ReduceOperation::AddGather(std::span<const BufferRef> partials,
-                                const std::vector<std::vector<Range>>& ranges_of, BufferRef out) {
+void ReduceOperation::AddGather(std::span<const BufferRef> partials, const ElementRanges& ranges_of,
+                                BufferRef out) {
   const int size = static_cast<int>(group->members.size());
   int in_place = -1;
   for (size_t k = 0; k < partials.size(); ++k) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cluster/comm/comm_engine.h"
+#include "cluster/comm/group_checks.h"
 #include "cluster/comm/tree_adder.h"
 
 namespace trireme {
@@ -51,17 +52,11 @@ class BarrierOperation final : public CommOperation {
 // in tree order while they arrive, and for AllReduce send the sums on while they are made.
 class ReduceOperation final : public CommOperation {
  public:
-  // A run of elements of the buffers.
-  struct Range {
-    int64_t begin;
-    int64_t end;
-  };
   // ranges_of[r]: what rank r owns, disjoint unless `everyone`: then all ranks own everything and
   // nothing is gathered. gather: AllReduce.
   ReduceOperation(Kind kind, std::shared_ptr<CommGroup> group, uint32_t sequence,
-                  std::span<const BufferRef> partials,
-                  const std::vector<std::vector<Range>>& ranges_of, BufferRef out,
-                  const SumTree& tree, bool gather);
+                  std::span<const BufferRef> partials, const ElementRanges& ranges_of,
+                  BufferRef out, const SumTree& tree, bool gather);
   void Start(MessageTransport& transport) override;
   bool Advance(MessageTransport& transport) override;
 
@@ -72,10 +67,10 @@ class ReduceOperation final : public CommOperation {
     const std::byte* At(int64_t offset) const;
     int64_t ContiguousEnd(int64_t offset) const;
   };
-  void AddContributions(std::span<const BufferRef> partials,
-                        const std::vector<std::vector<Range>>& ranges_of, const SumTree& tree);
-  void AddGather(std::span<const BufferRef> partials,
-                 const std::vector<std::vector<Range>>& ranges_of, BufferRef out);
+  void AddContributions(std::span<const BufferRef> partials, const ElementRanges& ranges_of,
+                        const SumTree& tree);
+  void AddGather(std::span<const BufferRef> partials, const ElementRanges& ranges_of,
+                 BufferRef out);
   // Adds the contributions that have arrived, a bounded amount; true if there were any.
   bool AddArrived(MessageTransport& transport);
 
@@ -96,7 +91,7 @@ class ReduceOperation final : public CommOperation {
 };
 
 // The segments of `ranges` in a buffer.
-StreamLayout LayoutOf(BufferRef buffer, const std::vector<ReduceOperation::Range>& ranges);
+StreamLayout LayoutOf(BufferRef buffer, const std::vector<ElementRange>& ranges);
 
 // Memory for arrivals, reused from a capped pool: fresh pages cost more than the copies into them.
 std::shared_ptr<std::byte[]> TakeScratch(int64_t bytes);

@@ -255,6 +255,11 @@ void CommEngine::Revoke(CommGroup& group, const std::string& reason) {
   events_->Notify();
 }
 
+std::string CommEngine::DescribeWait(const CommOperation& operation, Micros waited) {
+  auto lock = Lock();
+  return operation.DescribeWait(waited);
+}
+
 void CommEngine::AddGroup(const std::shared_ptr<CommGroup>& group) {
   {
     auto lock = Lock();

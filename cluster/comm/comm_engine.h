@@ -9,11 +9,13 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "cluster/base/clock.h"
 #include "cluster/comm/communicator.h"
 #include "cluster/comm/message_transport.h"
+#include "cluster/comm/work_state.h"
 
 namespace trireme {
 
@@ -41,7 +43,15 @@ struct CommGroup {
   uint64_t generation = 0;
   bool revoked = false;
   std::string revoke_reason;
+
+  // CHECKs that the members are ascending, inside the world, and `world_rank` one of them.
+  static std::shared_ptr<CommGroup> Make(const std::string& name, std::vector<int> members,
+                                         uint16_t id, uint64_t generation, int world_rank,
+                                         int world_size);
   std::string Describe() const;  // "group 'data' (id 3, generation 1)"
+  // ": not done after 12 ms, waiting for ranks 1, 2 (...); nothing heard from rank 2 (...)".
+  std::string DescribeWait(Micros waited, const std::vector<int>& waiting,
+                           const std::vector<int>& silent) const;
 };
 
 // A collective or message in flight: a state machine over transfers. Guarded by the engine's lock,
@@ -103,6 +113,7 @@ class CommEngine {
   Status Wait(CommOperation& operation, Micros timeout);
   void Abandon(const std::shared_ptr<CommOperation>& operation, std::shared_ptr<void> keep_alive);
   void Revoke(CommGroup& group, const std::string& reason);
+  std::string DescribeWait(const CommOperation& operation, Micros waited);
   // The transport, when nothing else uses the engine any more.
   MessageTransport& transport() { return *transport_; }
   // Ends the progress thread; called once, before the last use of transport().
@@ -134,11 +145,24 @@ class CommEngine {
   std::thread thread_;
 };
 
-// What a Work holds.
-class Work::State {
+// The Work of an engine's operation.
+class EngineWork final : public Work::State {
  public:
-  std::shared_ptr<CommEngine> engine;
-  std::shared_ptr<CommOperation> operation;
+  EngineWork(std::shared_ptr<CommEngine> engine, std::shared_ptr<CommOperation> operation)
+      : engine_(std::move(engine)), operation_(std::move(operation)) {}
+  bool Test() override { return operation_->finished(); }
+  Status Wait(Micros timeout) override { return engine_->Wait(*operation_, timeout); }
+  void Abandon(std::shared_ptr<void> keep_alive) override {
+    engine_->Abandon(operation_, std::move(keep_alive));
+  }
+  std::string Describe() const override { return operation_->Describe(); }
+  std::string DescribeWait(Micros waited) override {
+    return engine_->DescribeWait(*operation_, waited);
+  }
+
+ private:
+  std::shared_ptr<CommEngine> engine_;
+  std::shared_ptr<CommOperation> operation_;
 };
 
 }  // namespace trireme

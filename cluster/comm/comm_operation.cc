@@ -9,6 +9,42 @@ std::string CommGroup::Describe() const {
   return StrCat("group '", name, "' (id ", id, ", generation ", generation, ")");
 }
 
+std::string CommGroup::DescribeWait(Micros waited, const std::vector<int>& waiting,
+                                    const std::vector<int>& silent) const {
+  const auto list = [this](const std::vector<int>& ranks) {
+    std::string text = ranks.size() == 1 ? "rank " : "ranks ";
+    for (size_t i = 0; i < ranks.size(); ++i) text += StrCat(i > 0 ? ", " : "", ranks[i]);
+    text += " (of the world: ";
+    for (size_t i = 0; i < ranks.size(); ++i) {
+      text += StrCat(i > 0 ? ", " : "", members[ranks[i]]);
+    }
+    return text + ")";
+  };
+  std::string text = StrCat(" on rank ", rank, ": not done after ", waited / 1000,
+                            " ms, waiting for ", list(waiting));
+  if (!silent.empty()) text += StrCat("; nothing heard from ", list(silent));
+  return text;
+}
+
+std::shared_ptr<CommGroup> CommGroup::Make(const std::string& name, std::vector<int> members,
+                                           uint16_t id, uint64_t generation, int world_rank,
+                                           int world_size) {
+  CHECK(std::is_sorted(members.begin(), members.end()) &&
+        std::adjacent_find(members.begin(), members.end()) == members.end())
+      << "group '" << name << "': members are not ascending";
+  CHECK(!members.empty() && members.front() >= 0 && members.back() < world_size)
+      << "group '" << name << "': members outside the world of " << world_size;
+  const auto me = std::find(members.begin(), members.end(), world_rank);
+  CHECK(me != members.end()) << "group '" << name << "' without its own rank " << world_rank;
+  auto group = std::make_shared<CommGroup>();
+  group->name = name;
+  group->rank = static_cast<int>(me - members.begin());
+  group->members = std::move(members);
+  group->id = id;
+  group->generation = generation;
+  return group;
+}
+
 CommOperation::CommOperation(Kind kind, std::shared_ptr<CommGroup> group, uint32_t sequence)
     : kind(kind), group(std::move(group)), sequence(sequence) {}
 
@@ -83,19 +119,7 @@ std::string CommOperation::DescribeWait(Micros waited) const {
     if (incomplete) waiting.push_back(static_cast<int>(member));
     if (incomplete && !heard) silent.push_back(static_cast<int>(member));
   }
-  const auto list = [this](const std::vector<int>& ranks) {
-    std::string text = ranks.size() == 1 ? "rank " : "ranks ";
-    for (size_t i = 0; i < ranks.size(); ++i) text += StrCat(i > 0 ? ", " : "", ranks[i]);
-    text += " (of the world: ";
-    for (size_t i = 0; i < ranks.size(); ++i) {
-      text += StrCat(i > 0 ? ", " : "", group->members[ranks[i]]);
-    }
-    return text + ")";
-  };
-  std::string text = StrCat(Describe(), " on rank ", group->rank, ": not done after ",
-                            waited / 1000, " ms, waiting for ", list(waiting));
-  if (!silent.empty()) text += StrCat("; nothing heard from ", list(silent));
-  return text;
+  return Describe() + group->DescribeWait(waited, waiting, silent);
 }
 
 Status MismatchError(const Transfer& receive, uint8_t operation_sent, int64_t bytes_sent) {

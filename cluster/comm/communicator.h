@@ -53,6 +53,8 @@ class Work {
   // the graveyard with it (`keep_alive`), so that the caller can go on at once. To be called after
   // an error of Wait too, where the caller would free or reuse that memory.
   void Abandon(std::shared_ptr<void> keep_alive = nullptr);
+  // The text of a deadline that ran out after `waited`, for one who waits in other ways.
+  std::string DescribeWait(Micros waited) const;
 
  private:
   std::shared_ptr<State> state_;

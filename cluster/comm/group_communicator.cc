@@ -8,11 +8,8 @@ namespace trireme {
 namespace {
 
 using Kind = CommOperation::Kind;
-using Range = ReduceOperation::Range;
+using Range = ElementRange;
 
-// Up to this many ranks, a small AllReduce is one exchange of everything with everyone.
-constexpr int kFlatRanksMax = 16;
-constexpr int64_t kFlatBytesMax = 16 << 10;
 // Up to this many ranks, each piece of an AllGather goes straight to everyone: one hop.
 constexpr int kDirectGatherRanksMax = 8;
 // Up to this size a broadcast goes down a binomial tree; beyond, it is a scatter and a gather.
@@ -30,64 +27,28 @@ GroupCommunicator::GroupCommunicator(std::shared_ptr<CommEngine> engine,
 
 Work GroupCommunicator::Submit(std::shared_ptr<CommOperation> operation) {
   engine_->Submit(operation);
-  auto state = std::make_shared<Work::State>();
-  state->engine = engine_;
-  state->operation = std::move(operation);
-  return Work(std::move(state));
-}
-
-void GroupCommunicator::CheckPartials(std::span<const BufferRef> partials, BufferRef out,
-                                      const SumTree& tree) const {
-  CHECK_EQ(tree.ranks(), size()) << group_->Describe() << ": a SumTree for another group";
-  CHECK_EQ(partials.size(), tree.Partials(rank()).size())
-      << group_->Describe() << ": rank " << rank() << " brings another number of partial sums "
-      << "than its SumTree says";
-  for (const BufferRef& partial : partials) {
-    CHECK(partial.dtype == out.dtype)
-        << group_->Describe() << ": partial sums of " << DTypeName(partial.dtype) << ", out of "
-        << DTypeName(out.dtype);
-    CHECK_EQ(partial.count, out.count) << group_->Describe() << ": elements of a partial sum";
-  }
-}
-
-std::vector<std::vector<Range>> GroupCommunicator::RangesOf(std::span<const Piece> pieces,
-                                                            int64_t count) const {
-  std::vector<std::vector<Range>> ranges_of(size());
-  for (const Piece& piece : pieces) {
-    CHECK(piece.owner >= 0 && piece.owner < size())
-        << group_->Describe() << ": a piece of rank " << piece.owner << " of " << size();
-    CHECK(piece.begin >= 0 && piece.begin <= piece.end && piece.end <= count)
-        << group_->Describe() << ": piece [" << piece.begin << ", " << piece.end << ") of " << count
-        << " elements";
-    if (piece.begin == piece.end) continue;
-    auto& ranges = ranges_of[piece.owner];
-    if (!ranges.empty() && ranges.back().end == piece.begin) {
-      ranges.back().end = piece.end;
-    } else {
-      ranges.push_back({piece.begin, piece.end});
-    }
-  }
-  return ranges_of;
+  return Work(std::make_shared<EngineWork>(engine_, std::move(operation)));
 }
 
 Work GroupCommunicator::ReduceScatter(std::span<const BufferRef> partials,
                                       std::span<const Piece> pieces, BufferRef out,
                                       const SumTree& tree) {
-  CheckPartials(partials, out, tree);
+  CheckPartials(*group_, partials, out, tree);
   return Submit(std::make_shared<ReduceOperation>(Kind::kReduceScatter, group_, sequence_++,
-                                                  partials, RangesOf(pieces, out.count), out, tree,
+                                                  partials, RangesOf(*group_, pieces, out.count),
+                                                  out, tree,
                                                   /*gather=*/false));
 }
 
 Work GroupCommunicator::AllReduce(std::span<const BufferRef> partials, BufferRef out,
                                   const SumTree& tree) {
-  CheckPartials(partials, out, tree);
+  CheckPartials(*group_, partials, out, tree);
   const bool flat = out.bytes() <= kFlatBytesMax && size() <= kFlatRanksMax;
-  std::vector<std::vector<Range>> ranges_of(size());
+  ElementRanges ranges_of(size());
   if (flat) {
     for (auto& ranges : ranges_of) ranges.push_back({0, out.count});
   } else {
-    ranges_of = RangesOf(EvenPieces(out.count, size()), out.count);
+    ranges_of = RangesOf(*group_, EvenPieces(out.count, size()), out.count);
   }
   return Submit(std::make_shared<ReduceOperation>(Kind::kAllReduce, group_, sequence_++, partials,
                                                   ranges_of, out, tree, /*gather=*/!flat));
@@ -95,7 +56,7 @@ Work GroupCommunicator::AllReduce(std::span<const BufferRef> partials, BufferRef
 
 Work GroupCommunicator::AllGather(BufferRef buffer, std::span<const Piece> pieces) {
   auto operation = std::make_shared<ForwardOperation>(Kind::kAllGather, group_, sequence_++);
-  const auto ranges_of = RangesOf(pieces, buffer.count);
+  const auto ranges_of = RangesOf(*group_, pieces, buffer.count);
   if (size() > kDirectGatherRanksMax && std::has_single_bit(static_cast<unsigned>(size()))) {
     AddDoubling(*operation, buffer, ranges_of);
     return Submit(std::move(operation));
@@ -116,7 +77,7 @@ Work GroupCommunicator::AllGather(BufferRef buffer, std::span<const Piece> piece
 // its own pieces, those of rank ^ 1, of rank ^ 2, ... What it still waits for is passed on as it
 // comes. log2(size) messages a rank in place of size - 1, of the same bytes.
 void GroupCommunicator::AddDoubling(ForwardOperation& operation, BufferRef buffer,
-                                    const std::vector<std::vector<Range>>& ranges_of) const {
+                                    const ElementRanges& ranges_of) const {
   const auto pieces_at = [&](int holder, int distance) {
     std::vector<Range> ranges;
     for (int j = 0; j < distance; ++j) {
@@ -156,7 +117,7 @@ Work GroupCommunicator::Broadcast(BufferRef buffer, int root) {
     }
     return Submit(std::move(operation));
   }
-  const auto ranges_of = RangesOf(EvenPieces(buffer.count, n), buffer.count);
+  const auto ranges_of = RangesOf(*group_, EvenPieces(buffer.count, n), buffer.count);
   for (int owner = 0; owner < n; ++owner) {
     const StreamLayout piece = LayoutOf(buffer, ranges_of[owner]);
     if (piece.bytes() == 0) continue;
@@ -178,20 +139,8 @@ Work GroupCommunicator::Broadcast(BufferRef buffer, int root) {
 
 Work GroupCommunicator::AllToAll(BufferRef send, std::span<const int64_t> send_counts,
                                  BufferRef receive, std::span<const int64_t> receive_counts) {
-  const auto ranges = [this](std::span<const int64_t> counts, int64_t total) {
-    CHECK_EQ(static_cast<int>(counts.size()), size()) << group_->Describe();
-    std::vector<Range> result;
-    int64_t begin = 0;
-    for (int64_t count : counts) {
-      CHECK_GE(count, 0);
-      result.push_back({begin, begin + count});
-      begin += count;
-    }
-    CHECK_LE(begin, total) << group_->Describe() << ": the blocks exceed the buffer";
-    return result;
-  };
-  const auto to = ranges(send_counts, send.count);
-  const auto from = ranges(receive_counts, receive.count);
+  const auto to = BlocksOf(*group_, send_counts, send.count);
+  const auto from = BlocksOf(*group_, receive_counts, receive.count);
   CHECK_EQ(send_counts[rank()], receive_counts[rank()]) << group_->Describe();
   auto operation = std::make_shared<ForwardOperation>(Kind::kAllToAll, group_, sequence_++);
   for (int distance = 0; distance < size(); ++distance) {
@@ -234,19 +183,8 @@ void GroupCommunicator::Revoke(const std::string& reason) { engine_->Revoke(*gro
 std::unique_ptr<Communicator> EngineFactory::Create(const std::string& name,
                                                     std::vector<int> members, uint16_t group_id,
                                                     uint64_t generation) {
-  CHECK(std::is_sorted(members.begin(), members.end()) &&
-        std::adjacent_find(members.begin(), members.end()) == members.end())
-      << "group '" << name << "': members are not ascending";
-  CHECK(!members.empty() && members.front() >= 0 && members.back() < world_size())
-      << "group '" << name << "': members outside the world of " << world_size();
-  const auto me = std::find(members.begin(), members.end(), world_rank());
-  CHECK(me != members.end()) << "group '" << name << "' without its own rank " << world_rank();
-  auto group = std::make_shared<CommGroup>();
-  group->name = name;
-  group->rank = static_cast<int>(me - members.begin());
-  group->members = std::move(members);
-  group->id = group_id;
-  group->generation = generation;
+  auto group =
+      CommGroup::Make(name, std::move(members), group_id, generation, world_rank(), world_size());
   engine_->AddGroup(group);
   return std::make_unique<GroupCommunicator>(engine_, std::move(group));
 }

@@ -34,11 +34,8 @@ class GroupCommunicator final : public Communicator {
 
  private:
   Work Submit(std::shared_ptr<CommOperation> operation);
-  void CheckPartials(std::span<const BufferRef> partials, BufferRef out, const SumTree& tree) const;
-  std::vector<std::vector<ReduceOperation::Range>> RangesOf(std::span<const Piece> pieces,
-                                                            int64_t count) const;
   void AddDoubling(ForwardOperation& operation, BufferRef buffer,
-                   const std::vector<std::vector<ReduceOperation::Range>>& ranges_of) const;
+                   const ElementRanges& ranges_of) const;
 
   std::shared_ptr<CommEngine> engine_;
   std::shared_ptr<CommGroup> group_;

@@ -1,6 +1,6 @@
 #include <utility>
 
-#include "cluster/comm/comm_engine.h"
+#include "cluster/comm/work_state.h"
 
 namespace trireme {
 
@@ -9,14 +9,14 @@ Work::Work(std::shared_ptr<State> state) : state_(std::move(state)) {}
 Work::Work(Work&&) noexcept = default;
 
 Work& Work::operator=(Work&& other) noexcept {
-  CHECK(!valid() || Test()) << state_->operation->Describe()
+  CHECK(!valid() || Test()) << state_->Describe()
                             << ": its Work is overwritten, neither done nor abandoned";
   state_ = std::move(other.state_);
   return *this;
 }
 
 Work::~Work() {
-  CHECK(!valid() || Test()) << state_->operation->Describe()
+  CHECK(!valid() || Test()) << state_->Describe()
                             << ": its Work is destroyed, neither done nor abandoned";
 }
 
@@ -24,17 +24,22 @@ bool Work::valid() const { return state_ != nullptr; }
 
 bool Work::Test() const {
   CHECK(valid()) << "a Work without an operation";
-  return state_->operation->finished();
+  return state_->Test();
 }
 
 Status Work::Wait(Micros timeout) {
   CHECK(valid()) << "a Work without an operation";
-  return state_->engine->Wait(*state_->operation, timeout);
+  return state_->Wait(timeout);
 }
 
 void Work::Abandon(std::shared_ptr<void> keep_alive) {
   CHECK(valid()) << "a Work without an operation";
-  state_->engine->Abandon(state_->operation, std::move(keep_alive));
+  state_->Abandon(std::move(keep_alive));
+}
+
+std::string Work::DescribeWait(Micros waited) const {
+  CHECK(valid()) << "a Work without an operation";
+  return state_->DescribeWait(waited);
 }
 
 }  // namespace trireme

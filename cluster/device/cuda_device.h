@@ -12,6 +12,7 @@
 #include "cluster/base/status.h"
 #include "cluster/device/gpu_info.h"
 #include "cluster/device/operation_log.h"
+#include "cluster/device/ordered_sum.h"
 #include "cluster/device/stream.h"
 
 namespace trireme::cuda {
@@ -36,6 +37,7 @@ void* RecordEvent(int gpu, void* stream, bool timed, const OperationLog& log);
 void DestroyEvent(void* event);
 void WaitForEvent(int gpu, void* stream, void* event, const OperationLog& log);
 void SynchronizeEvent(int gpu, void* event, const OperationLog& log);
+bool EventReached(int gpu, void* event, const OperationLog& log);
 double MillisecondsBetween(void* first, void* second);
 
 // Zeroed memory of the GPU, 256-byte aligned.
@@ -60,5 +62,9 @@ bool CanAccessPeer(int gpu, int peer);
 void AddInPlace(Stream& stream, float* target, const float* source, int64_t n);
 void CastToBFloat16(Stream& stream, BFloat16* target, const float* source, int64_t n);
 void CastToFloat(Stream& stream, float* target, const BFloat16* source, int64_t n);
+
+// ordered_sum.h
+void SumInOrder(Stream& stream, DType dtype, const SumOrder& order,
+                std::span<const void* const> inputs, void* out, int64_t count);
 
 }  // namespace trireme::cuda

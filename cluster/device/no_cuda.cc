@@ -18,6 +18,7 @@ void* RecordEvent(int, void*, bool, const OperationLog&) { NoCuda("an event"); }
 void DestroyEvent(void*) {}
 void WaitForEvent(int, void*, void*, const OperationLog&) { NoCuda("an event"); }
 void SynchronizeEvent(int, void*, const OperationLog&) { NoCuda("an event"); }
+bool EventReached(int, void*, const OperationLog&) { NoCuda("an event"); }
 double MillisecondsBetween(void*, void*) { NoCuda("an event"); }
 
 void* AllocateMemory(int, int64_t) { NoCuda("memory"); }
@@ -39,5 +40,8 @@ bool CanAccessPeer(int, int) { return false; }
 void AddInPlace(Stream&, float*, const float*, int64_t) { NoCuda("AddInPlace"); }
 void CastToBFloat16(Stream&, BFloat16*, const float*, int64_t) { NoCuda("CastToBFloat16"); }
 void CastToFloat(Stream&, float*, const BFloat16*, int64_t) { NoCuda("CastToFloat"); }
+void SumInOrder(Stream&, DType, const SumOrder&, std::span<const void* const>, void*, int64_t) {
+  NoCuda("SumInOrder");
+}
 
 }  // namespace trireme::cuda

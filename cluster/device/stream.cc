@@ -213,6 +213,11 @@ void StreamEvent::Synchronize() const {
   cuda::SynchronizeEvent(state_->gpu, state_->event, *state_->log);
 }
 
+bool StreamEvent::Reached() const {
+  if (state_ == nullptr || state_->event == nullptr) return true;
+  return cuda::EventReached(state_->gpu, state_->event, *state_->log);
+}
+
 double StreamEvent::MillisecondsSince(const StreamEvent& earlier) const {
   CHECK(state_ != nullptr && earlier.state_ != nullptr) << "an event that was never recorded";
   CHECK(state_->timed && earlier.state_->timed) << "an event that was not recorded as timed";

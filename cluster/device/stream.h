@@ -42,6 +42,8 @@ class StreamEvent {
   StreamEvent() = default;
   // Blocks the host until the work before the event is done. A device error ends the process.
   void Synchronize() const;
+  // Whether that work is done. Never blocks. A device error ends the process.
+  bool Reached() const;
   // Time from the earlier event to this one, both recorded as timed; waits for both. Milliseconds.
   double MillisecondsSince(const StreamEvent& earlier) const;
 

@@ -1,0 +1,17 @@
+#include "cluster/comm/device_link.h"
+
+namespace trireme {
+
+std::shared_ptr<Stream> SideStream(const Stream& compute) {
+  if (compute.device() == DeviceKind::kCuda) return std::make_shared<Stream>(Gpu{compute.gpu()});
+  return std::make_shared<Stream>(1);
+}
+
+Buffer DeviceMemory(const Stream& compute, int64_t bytes) {
+  (void)compute.native();  // memory is made on the calling thread's GPU
+  return Buffer(bytes, compute.device());
+}
+
+Buffer PinnedMemory(const Stream& compute, int64_t bytes) { return Buffer(bytes); }
+
+}  // namespace trireme
