@@ -1,0 +1,173 @@
+#include <gtest/gtest.h>
+
+#include "tests/cuda_kernels/on_gpu.h"
+#include "worker/optimizer/adamw.h"
+#include "worker/optimizer/state_checksum.h"
+
+namespace trireme {
+namespace {
+
+const AdamWStep kStep = {3e-3, 0.9, 0.95, 1e-8, 0.1, 7, 0.25};
+
+Owned NonNegative(int64_t n, uint32_t seed) {
+  Owned x = Owned::Random(DType::kF32, {n}, seed);
+  for (int64_t i = 0; i < n; ++i) x.Set(i, std::abs(x.At(i)));
+  return x;
+}
+
+// State of n elements of one parameter on a device, `offset` elements behind an aligned address.
+struct State {
+  State(Stream& stream, DType masters, int64_t n, int64_t offset = 0)
+      : gradient(stream, Owned::Random(DType::kF32, {n}, 4), offset),
+        p(stream, Owned::Random(masters, {n}, 1), offset),
+        m(stream, Owned::Random(DType::kF32, {n}, 2), offset),
+        v(stream, NonNegative(n, 3), offset),
+        compute(stream, Owned(DType::kBF16, {n}), offset) {}
+  std::vector<Owned> Read() const { return {p.Read(), m.Read(), v.Read(), compute.Read()}; }
+  OnGpu gradient, p, m, v, compute;
+};
+
+// Elements [begin, end) from one state to another, which may be the same.
+AdamWSlice Slice(const State& from, const State& to, int64_t begin, int64_t end, bool decay = true,
+                 bool compute = true) {
+  return {from.gradient.as<float>() + begin,
+          from.p.as<float>() + begin,
+          from.m.as<float>() + begin,
+          from.v.as<float>() + begin,
+          to.p.as<float>() + begin,
+          to.m.as<float>() + begin,
+          to.v.as<float>() + begin,
+          compute ? to.compute.as<BFloat16>() + begin : nullptr,
+          end - begin,
+          decay};
+}
+AdamWRoundedSlice RoundedSlice(const State& from, const State& to, int64_t begin, int64_t end,
+                               int64_t first_element) {
+  return {from.gradient.as<float>() + begin,
+          from.p.as<BFloat16>() + begin,
+          from.m.as<float>() + begin,
+          from.v.as<float>() + begin,
+          to.p.as<BFloat16>() + begin,
+          to.m.as<float>() + begin,
+          to.v.as<float>() + begin,
+          end - begin,
+          first_element + begin,
+          true};
+}
+
+constexpr int64_t kElements = 20003;
+
+TEST(CudaAdamWTest, BitsAreThoseOfTheCpuInPlaceAndNotPackedAndNot) {
+  Stream cpu(1), gpu(Gpu{});
+  for (const bool decay : {false, true}) {
+    const State from(cpu, DType::kF32, kElements), to(cpu, DType::kF32, kElements);
+    const AdamWSlice slice = Slice(from, to, 0, kElements, decay);
+    AdamW(cpu, {&slice, 1}, kStep);
+    const std::vector<Owned> expected = to.Read();
+    for (const int64_t offset : {0, 1}) {
+      const State state(gpu, DType::kF32, kElements, offset);
+      const State next(gpu, DType::kF32, kElements, offset);
+      const AdamWSlice apart = Slice(state, next, 0, kElements, decay);
+      AdamW(gpu, {&apart, 1}, kStep);
+      EXPECT_TRUE(next.Read() == expected) << decay << " at " << offset;
+      const AdamWSlice in_place = Slice(state, state, 0, kElements, decay);
+      AdamW(gpu, {&in_place, 1}, kStep);
+      EXPECT_TRUE(state.Read() == expected) << decay << " at " << offset << " in place";
+    }
+  }
+}
+
+TEST(CudaAdamWTest, ManySlicesOfOneCallAreManyCalls) {
+  Stream cpu(1), gpu(Gpu{});
+  const State whole(cpu, DType::kF32, kElements), state(gpu, DType::kF32, kElements);
+  const AdamWSlice all = Slice(whole, whole, 0, kElements, true);
+  AdamW(cpu, {&all, 1}, kStep);
+  // More slices than one launch takes, empty ones among them, aligned and not.
+  std::vector<AdamWSlice> slices;
+  for (int64_t begin = 0, i = 0; begin < kElements; ++i) {
+    const int64_t end = std::min(kElements, begin + (i % 3 == 0 ? 64 : i % 3 == 1 ? 0 : 301));
+    slices.push_back(Slice(state, state, begin, end));
+    begin = end;
+  }
+  ASSERT_GT(slices.size(), 150u);
+  AdamW(gpu, slices, kStep);
+  EXPECT_TRUE(state.Read() == whole.Read());
+  AdamW(gpu, {}, kStep);
+}
+
+TEST(CudaAdamWTest, WithoutAComputeCopyNothingElseIsWritten) {
+  Stream cpu(1), gpu(Gpu{});
+  const State expected(cpu, DType::kF32, 100), state(gpu, DType::kF32, 100);
+  const AdamWSlice on_cpu = Slice(expected, expected, 8, 50, true, false);
+  const AdamWSlice on_gpu = Slice(state, state, 8, 50, true, false);
+  AdamW(cpu, {&on_cpu, 1}, kStep);
+  AdamW(gpu, {&on_gpu, 1}, kStep);
+  EXPECT_TRUE(state.Read() == expected.Read());
+}
+
+TEST(CudaAdamWRoundedTest, BitsAreThoseOfTheCpuWhateverTheCuts) {
+  Stream cpu(1), gpu(Gpu{});
+  for (const int64_t first_element : {int64_t{0}, int64_t{5}, int64_t{1} << 40}) {
+    const State whole(cpu, DType::kBF16, kElements);
+    const AdamWRoundedSlice all = RoundedSlice(whole, whole, 0, kElements, first_element);
+    AdamWRounded(cpu, {&all, 1}, kStep, 11);
+    const std::vector<Owned> expected = whole.Read();
+    for (const int64_t offset : {0, 1}) {
+      const State state(gpu, DType::kBF16, kElements, offset);
+      std::vector<AdamWRoundedSlice> slices;
+      const int64_t edges[] = {0, 1, 18, 18, 8216, kElements};
+      for (int i = 0; i + 1 < 6; ++i) {
+        slices.push_back(RoundedSlice(state, state, edges[i], edges[i + 1], first_element));
+      }
+      AdamWRounded(gpu, slices, kStep, 11);
+      EXPECT_TRUE(state.Read() == expected) << first_element << " at " << offset;
+    }
+    const State state(gpu, DType::kBF16, kElements);
+    const AdamWRoundedSlice one = RoundedSlice(state, state, 0, kElements, first_element);
+    AdamWRounded(gpu, {&one, 1}, kStep, 11);
+    EXPECT_TRUE(state.Read() == expected) << first_element;
+  }
+}
+
+TEST(CudaSumsOfSquaresTest, RangesAreSummedInDoubleInAnOrderOfTheirOwn) {
+  Stream gpu(Gpu{});
+  const Owned x = Owned::Random(DType::kF32, {60000}, 5);
+  // More ranges than one launch takes, empty ones, and one of several blocks.
+  std::vector<int64_t> edges = {0, 1, 17, 17, 5000, 50003};
+  while (edges.size() < 80) edges.push_back(edges.back() + 13);
+  const int64_t ranges = static_cast<int64_t>(edges.size()) - 1;
+  std::vector<double> sums(ranges, -1), moved(ranges, -1);
+  const OnGpu aligned(gpu, x), offset(gpu, x, 1);
+  SumsOfSquares(gpu, aligned.as<float>(), edges, sums.data());
+  SumsOfSquares(gpu, offset.as<float>(), edges, moved.data());
+  gpu.Synchronize();
+  for (int64_t r = 0; r < ranges; ++r) {
+    double expected = 0;
+    for (int64_t i = edges[r]; i < edges[r + 1]; ++i) expected += x.At(i) * x.At(i);
+    EXPECT_NEAR(sums[r], expected, 1e-12 * expected) << r;
+  }
+  EXPECT_EQ(sums, moved);
+  // A range's bits do not depend on those it is asked with.
+  double alone = -1;
+  SumsOfSquares(gpu, aligned.as<float>() + 5000, std::vector<int64_t>{0, 45003}, &alone);
+  gpu.Synchronize();
+  EXPECT_EQ(alone, sums[4]);
+}
+
+TEST(CudaStateChecksumTest, IsTheCpuSum) {
+  Stream cpu(1), gpu(Gpu{});
+  const auto sum = [](Stream& stream, int64_t offset) {
+    const OnGpu x(stream, Owned::Random(DType::kF32, {kElements}, 1), offset);
+    const OnGpu y(stream, Owned::Random(DType::kBF16, {5001}, 2), offset);
+    std::vector<ChecksumSlice> slices = {{x, 0}, {y, kElements}, {x.view().Rows(0, 0), 3}};
+    for (int64_t i = 0; i < 100; ++i) slices.push_back({x.view().Rows(i, 3 * i + 1), 100 * i});
+    const Tensor doubles(x.view().data(), DType::kF64, {77}, x.view().device());
+    if (offset % 2 == 0) slices.push_back({doubles, 9});
+    return StateChecksum(stream, slices);
+  };
+  for (const int64_t offset : {0, 1, 2}) EXPECT_EQ(sum(gpu, offset), sum(cpu, offset)) << offset;
+  EXPECT_EQ(StateChecksum(gpu, {}), 0u);
+}
+
+}  // namespace
+}  // namespace trireme

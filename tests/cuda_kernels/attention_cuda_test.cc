@@ -1,0 +1,187 @@
+#include <gtest/gtest.h>
+
+#include <tuple>
+
+#include "tests/cuda_kernels/on_gpu.h"
+#include "worker/kernels/attention.h"
+
+namespace trireme {
+namespace {
+
+struct Case {
+  int64_t batch, length, query_heads, key_heads, head_dim;
+  DType dtype;
+  bool documents;
+  int64_t padding;  // elements behind each row
+};
+
+int64_t Width(const Case& c) { return (c.query_heads + 2 * c.key_heads) * c.head_dim + c.padding; }
+
+// Heads of a matrix [B T, stride] from a column on.
+Heads Columns(const Tensor& x, const Case& c, int64_t first_head, int64_t heads) {
+  return {x.bytes_data() + first_head * c.head_dim * ByteSize(x.dtype()),
+          x.dtype(),
+          c.batch,
+          x.dim(0) / c.batch,
+          heads,
+          c.head_dim,
+          x.dim(1)};
+}
+// q, k, v side by side, as the model keeps them.
+Heads Queries(const Tensor& x, const Case& c) { return Columns(x, c, 0, c.query_heads); }
+Heads Keys(const Tensor& x, const Case& c) { return Columns(x, c, c.query_heads, c.key_heads); }
+Heads Values(const Tensor& x, const Case& c) {
+  return Columns(x, c, c.query_heads + c.key_heads, c.key_heads);
+}
+
+Owned DocumentStarts(const Case& c) {
+  Owned starts(DType::kI32, {c.batch, c.length});
+  for (int64_t b = 0; b < c.batch; ++b) {
+    int64_t start = 0;
+    for (int64_t t = 0; t < c.length; ++t) {
+      if (t > 0 && (t * 7 + b) % 45 == 0) start = t;
+      starts.Set(b * c.length + t, start);
+    }
+  }
+  return starts;
+}
+
+Owned InFloat(const Owned& x) {
+  Owned result(DType::kF32, x.view().shape());
+  for (int64_t i = 0; i < x.elements(); ++i) result.Set(i, x.At(i));
+  return result;
+}
+
+float ScaleOf(const Case& c) { return 1.7f / std::sqrt(static_cast<float>(c.head_dim)); }
+
+struct Forward {
+  Owned out, log_sum_exp;
+};
+
+Forward RunForward(Stream& stream, const Case& c, const Owned& fused_in) {
+  const DType dtype = fused_in.view().dtype();
+  const OnGpu fused(stream, fused_in), starts(stream, DocumentStarts(c)),
+      out(stream, dtype, {c.batch * c.length, c.query_heads * c.head_dim}),
+      saved(stream, DType::kF32, {c.batch, c.query_heads, c.length});
+  AttentionForward(stream, Queries(fused, c), Keys(fused, c), Values(fused, c), ScaleOf(c),
+                   c.documents ? starts.view() : Tensor(), Columns(out, c, 0, c.query_heads),
+                   saved);
+  return {out.Read(), saved.Read()};
+}
+
+// The gradient in the fused layout; zeros in the padding.
+Owned RunBackward(Stream& stream, const Case& c, const Owned& fused_in, const Owned& dout_in,
+                  const Forward& forward) {
+  const OnGpu fused(stream, fused_in), starts(stream, DocumentStarts(c)), dout(stream, dout_in),
+      out(stream, forward.out), saved(stream, forward.log_sum_exp),
+      gradient(stream, fused_in.view().dtype(), fused_in.view().shape());
+  AttentionBackward(stream, Columns(dout, c, 0, c.query_heads), Queries(fused, c), Keys(fused, c),
+                    Values(fused, c), Columns(out, c, 0, c.query_heads), saved, ScaleOf(c),
+                    c.documents ? starts.view() : Tensor(), Queries(gradient, c), Keys(gradient, c),
+                    Values(gradient, c));
+  return gradient.Read();
+}
+
+class CudaAttentionTest : public testing::TestWithParam<Case> {};
+
+// The CPU runs in f32 on the same values, so that bf16 differs by what the GPU rounds alone.
+TEST_P(CudaAttentionTest, ForwardAndBackwardEqualTheCpu) {
+  const Case c = GetParam();
+  const Owned fused = Owned::Random(c.dtype, {c.batch * c.length, Width(c)}, 1);
+  const Owned dout = Owned::Random(c.dtype, {c.batch * c.length, c.query_heads * c.head_dim}, 2);
+  Stream cpu(1), gpu(Gpu{});
+  const Forward actual = RunForward(gpu, c, fused);
+  const Forward expected = RunForward(cpu, c, InFloat(fused));
+  const double unit = Rounding(c.dtype);
+  ExpectNear(actual.out, expected.out.Doubles(), 3e-6, unit, "out");
+  ExpectNear(actual.log_sum_exp, expected.log_sum_exp.Doubles(), 3e-6, 1e-6, "log_sum_exp");
+  const Owned gradient = RunBackward(gpu, c, fused, dout, actual);
+  const Owned reference =
+      RunBackward(cpu, c, InFloat(fused), InFloat(dout), {InFloat(actual.out), actual.log_sum_exp});
+  ExpectNear(gradient, reference.Doubles(), 2e-5, unit, "gradient");
+  EXPECT_TRUE(RunBackward(gpu, c, fused, dout, actual) == gradient) << "another run";
+}
+
+constexpr DType kF32 = DType::kF32, kBF16 = DType::kBF16;
+INSTANTIATE_TEST_SUITE_P(
+    All, CudaAttentionTest,
+    testing::Values(Case{1, 1, 1, 1, 16, kF32, false, 0}, Case{2, 17, 2, 1, 8, kF32, false, 3},
+                    Case{1, 70, 2, 2, 20, kF32, false, 0}, Case{2, 100, 4, 2, 16, kF32, true, 4},
+                    Case{1, 130, 3, 1, 64, kF32, true, 0}, Case{1, 40, 2, 1, 128, kF32, false, 0},
+                    Case{1, 66, 1, 1, 13, kF32, true, 1}, Case{1, 33, 1, 1, 96, kF32, true, 1},
+                    Case{1, 20, 2, 1, 256, kF32, false, 0}, Case{1, 70, 5, 1, 8, kBF16, true, 0},
+                    Case{2, 100, 4, 2, 16, kBF16, true, 3}, Case{1, 130, 2, 1, 64, kBF16, false, 0},
+                    Case{1, 40, 2, 1, 128, kBF16, true, 8}, Case{1, 35, 2, 2, 20, kBF16, false, 0},
+                    Case{1, 20, 1, 1, 192, kBF16, true, 0}));
+
+TEST(CudaAttentionTest, BitsOfASequenceDoNotDependOnItsCompany) {
+  const Case both = {2, 70, 2, 1, 16, DType::kF32, false, 0};
+  Case one = both;
+  one.batch = 1;
+  const Owned fused = Owned::Random(DType::kF32, {140, Width(both)}, 1);
+  Owned second(DType::kF32, {70, Width(both)});
+  for (int64_t i = 0; i < second.elements(); ++i) second.Set(i, fused.At(second.elements() + i));
+  Stream gpu(Gpu{});
+  const Forward all = RunForward(gpu, both, fused), alone = RunForward(gpu, one, second);
+  for (int64_t i = 0; i < alone.out.elements(); ++i) {
+    ASSERT_EQ(alone.out.At(i), all.out.At(alone.out.elements() + i)) << i;
+  }
+}
+
+TEST(CudaAttentionTest, KeysOfTheFutureAndOfOtherDocumentsAreNeverRead) {
+  const Case c = {1, 150, 2, 1, 16, DType::kF32, true, 0};
+  Owned fused = Owned::Random(DType::kF32, {c.length, Width(c)}, 1);
+  Stream gpu(Gpu{});
+  const Forward before = RunForward(gpu, c, fused);
+  // Position 100 belongs to the document that starts at 90.
+  ASSERT_EQ(DocumentStarts(c).At(100), 90);
+  for (int64_t t = 0; t < c.length; ++t) {
+    if (t >= 90 && t <= 100) continue;
+    for (int64_t i = 0; i < Width(c); ++i) fused.Set(t * Width(c) + i, 50.0);
+  }
+  const Forward after = RunForward(gpu, c, fused);
+  const int64_t width = c.query_heads * c.head_dim;
+  for (int64_t i = 0; i < width; ++i) {
+    EXPECT_EQ(before.out.At(100 * width + i), after.out.At(100 * width + i));
+  }
+}
+
+// Head dim, queries, capacity of the cache, type.
+class CudaAttentionDecodeTest
+    : public testing::TestWithParam<std::tuple<int64_t, int64_t, int64_t, DType>> {};
+
+TEST_P(CudaAttentionDecodeTest, EqualsTheCpuAndReadsNothingBehindTheFilledPart) {
+  const auto [head_dim, queries, capacity, dtype] = GetParam();
+  const Case c = {2, capacity, 6, 2, head_dim, dtype, false, 0};
+  const int64_t filled[] = {queries, capacity - 9};
+  Owned cache = Owned::Random(dtype, {2 * capacity, Width(c)}, 1), lengths(DType::kI32, {2});
+  const Owned q = Owned::Random(dtype, {2 * queries, 6 * head_dim}, 2);
+  for (int64_t b = 0; b < 2; ++b) lengths.Set(b, filled[b]);
+  const auto run = [&](Stream& stream, const Owned& q_in, const Owned& cache_in) {
+    const OnGpu query(stream, q_in), keys(stream, cache_in), length(stream, lengths),
+        out(stream, q_in.view().dtype(), {2 * queries, 6 * head_dim});
+    AttentionDecode(stream, Columns(query, c, 0, 6), Keys(keys, c), Values(keys, c), length, 0.3f,
+                    Columns(out, c, 0, 6));
+    return out.Read();
+  };
+  Stream cpu(1), gpu(Gpu{});
+  const Owned expected = run(cpu, InFloat(q), InFloat(cache));
+  for (int64_t b = 0; b < 2; ++b) {
+    for (int64_t t = filled[b]; t < capacity; ++t) {
+      for (int64_t i = 0; i < Width(c); ++i) cache.Set((b * capacity + t) * Width(c) + i, NAN);
+    }
+  }
+  ExpectNear(run(gpu, q, cache), expected.Doubles(), 3e-6, Rounding(dtype), "out");
+}
+
+// One split and several; up to 16 rows a key head, and more.
+INSTANTIATE_TEST_SUITE_P(
+    All, CudaAttentionDecodeTest,
+    testing::Values(std::make_tuple(20, 1, 70, kF32), std::make_tuple(64, 1, 600, kF32),
+                    std::make_tuple(16, 3, 300, kF32), std::make_tuple(128, 1, 70, kF32),
+                    std::make_tuple(256, 2, 20, kF32), std::make_tuple(64, 5, 300, kBF16),
+                    std::make_tuple(16, 1, 600, kBF16), std::make_tuple(16, 40, 100, kBF16),
+                    std::make_tuple(13, 30, 100, kF32)));
+
+}  // namespace
+}  // namespace trireme

@@ -1,0 +1,155 @@
+// Kernels of the fused classifier. One block takes one row; rows of any width and alignment go
+// through 16-byte accesses but for their ends.
+#pragma once
+
+#include "cluster/device/cuda_language.cuh"
+
+namespace trireme::gpu {
+
+inline constexpr int kClassifierThreads = 512;
+
+// Elements before the first address at which packs of T can be accessed.
+template <typename T>
+__device__ __forceinline__ int64_t ElementsBeforePacks(const T* p) {
+  return static_cast<int64_t>((16 - reinterpret_cast<uintptr_t>(p) % 16) % 16 / sizeof(T));
+}
+
+// The maximum so far and the sum of exp(x - maximum), in one pass.
+struct RunningSoftmax {
+  float top = -INFINITY;
+  float sum = 0;
+
+  // fmaxf passes NaN by; the exponential of NaN then makes the sum NaN.
+  template <int kCount>
+  __device__ __forceinline__ void Add(const float (&x)[kCount]) {
+    float next = top;
+    for (int i = 0; i < kCount; ++i) next = fmaxf(next, x[i]);
+    const float shift = next == -INFINITY ? 0.0f : next;
+    sum *= expf(top - shift);
+    for (int i = 0; i < kCount; ++i) sum += expf(x[i] - shift);
+    top = next;
+  }
+};
+
+// A thread's elements of one row: its share of the packs, two at a time, then of both ends.
+template <int kThreads>
+__device__ __forceinline__ RunningSoftmax ThreadSoftmax(const float* row, int64_t width) {
+  constexpr int kSize = Pack<float>::kSize;
+  RunningSoftmax softmax;
+  const int64_t before = min(ElementsBeforePacks(row), width);
+  const int64_t packs = (width - before) / kSize;
+  const float* body = row + before;
+  int64_t i = threadIdx.x;
+  for (; i + kThreads < packs; i += 2 * kThreads) {
+    const Pack<float> a = LoadPack(body + i * kSize), b = LoadPack(body + (i + kThreads) * kSize);
+    const float x[8] = {a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]};
+    softmax.Add(x);
+  }
+  if (i < packs) {
+    const Pack<float> a = LoadPack(body + i * kSize);
+    softmax.Add(a.values);
+  }
+  for (int64_t j = threadIdx.x; j < width - packs * kSize; j += kThreads) {
+    const float x[1] = {row[j < before ? j : j + packs * kSize]};
+    softmax.Add(x);
+  }
+  return softmax;
+}
+
+// As SoftmaxStatistics. A block a row.
+template <int kThreads>
+__global__ __launch_bounds__(kThreads) void SoftmaxStatisticsKernel(
+    const float* logits, const int32_t* labels, int64_t width, int64_t first_row, int32_t no_label,
+    float* row_max, float* row_sum, float* target) {
+  const int64_t n = blockIdx.x;
+  const float* row = logits + n * width;
+  const RunningSoftmax own = ThreadSoftmax<kThreads>(row, width);
+  const float top = BlockMax<kThreads>(own.top);
+  const float sum = BlockSum<kThreads>(own.sum * expf(own.top - (top == -INFINITY ? 0.0f : top)));
+  if (threadIdx.x != 0) return;
+  row_max[n] = top;
+  row_sum[n] = sum;
+  const int32_t label = labels[n];
+  const int64_t v = label - first_row;
+  target[n] = label != no_label && v >= 0 && v < width ? row[v] : 0.0f;
+}
+
+// As CombineSoftmaxStatistics. A thread a row; neighbours read neighbours.
+template <int kThreads>
+__global__ __launch_bounds__(kThreads) void CombineSoftmaxStatisticsKernel(
+    const float* gathered, int64_t ranks, int64_t rows, float* row_max, float* row_sum,
+    float* target) {
+  const int64_t n = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (n >= rows) return;
+  float top = gathered[n];
+  for (int64_t r = 1; r < ranks; ++r) top = fmaxf(top, gathered[r * 3 * rows + n]);
+  float sum = 0, logit = 0;
+  for (int64_t r = 0; r < ranks; ++r) {
+    const float* of_rank = gathered + r * 3 * rows + n;
+    sum += of_rank[rows] * expf(of_rank[0] - top);
+    logit += of_rank[2 * rows];
+  }
+  row_max[n] = top;
+  row_sum[n] = sum;
+  target[n] = logit;
+}
+
+// As TokenLosses. In double: the loss of a sure token is a small difference of large terms.
+template <int kThreads>
+__global__ __launch_bounds__(kThreads) void TokenLossesKernel(const int32_t* labels, int64_t rows,
+                                                              int32_t no_label,
+                                                              const float* row_max,
+                                                              const float* row_sum,
+                                                              const float* target, float* losses) {
+  const int64_t n = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (n >= rows) return;
+  const double loss = log(static_cast<double>(row_sum[n])) +
+                      (static_cast<double>(row_max[n]) - static_cast<double>(target[n]));
+  losses[n] = labels[n] == no_label ? 0.0f : static_cast<float>(loss);
+}
+
+// What the elements of one row become.
+struct RowGradient {
+  float top, factor, scale;
+  int64_t label;  // column of the label, or none of the row's
+
+  __device__ __forceinline__ float operator()(float x, int64_t column) const {
+    const float p = __fmul_rn(factor, expf(x - top));
+    return column == label ? p - scale : p;
+  }
+};
+
+// As SoftmaxGradient. A block a row; every element is read and written by one thread, so that
+// dlogits may be logits.
+template <int kThreads, typename T>
+__global__ __launch_bounds__(kThreads) void SoftmaxGradientKernel(
+    const float* logits, const int32_t* labels, int64_t width, int64_t first_row, int32_t no_label,
+    const float* row_max, const float* row_sum, float scale, T* dlogits) {
+  constexpr int kSize = Pack<T>::kSize, kFloats = Pack<float>::kSize;
+  const int64_t n = blockIdx.x;
+  const float* row = logits + n * width;
+  T* out = dlogits + n * width;
+  const bool labelled = labels[n] != no_label;
+  const RowGradient gradient = {row_max[n], scale / row_sum[n], scale, labels[n] - first_row};
+  int64_t before = ElementsBeforePacks(out);
+  if (before > width || !IsPackAligned(row + before)) before = width;
+  const int64_t packs = (width - before) / kSize;
+  for (int64_t i = threadIdx.x; i < packs; i += kThreads) {
+    const int64_t column = before + i * kSize;
+    Pack<T> y;
+    for (int part = 0; part < kSize; part += kFloats) {
+      Pack<float> x = {};
+      if (labelled) x = LoadPack(row + column + part);
+      for (int j = 0; j < kFloats; ++j) {
+        y[part + j] = RoundTo<T>(labelled ? gradient(x[j], column + part + j) : 0.0f);
+      }
+    }
+    StorePack(out + column, y);
+  }
+  for (int64_t j = threadIdx.x; j < width - packs * kSize; j += kThreads) {
+    const int64_t column = j < before ? j : j + packs * kSize;
+    out[column] = RoundTo<T>(labelled ? gradient(row[column], column) : 0.0f);
+  }
+}
+
+}  // namespace trireme::gpu

@@ -1,0 +1,80 @@
+#include <vector>
+
+#include "worker/kernels/cross_entropy.cuh"
+#include "worker/kernels/cross_entropy.h"
+#include "worker/kernels/cuda_kernels.h"
+#include "worker/kernels/dispatch.h"
+#include "worker/kernels/stream_scratch.cuh"
+#include "worker/kernels/sum_f64.cuh"
+
+namespace trireme::cuda {
+namespace {
+
+constexpr int kRowThreads = 128;  // a block of kernels with a thread a row
+
+}  // namespace
+
+void SoftmaxStatistics(Stream& stream, const Tensor& logits, const Tensor& labels,
+                       int64_t first_row, const Tensor& row_max, const Tensor& row_sum,
+                       const Tensor& target) {
+  const int64_t rows = logits.dim(0), width = logits.dim(1);
+  CHECK_EQ(labels.elements(), rows);
+  CHECK_EQ(row_max.elements(), rows);
+  CHECK_EQ(row_sum.elements(), rows);
+  CHECK_EQ(target.elements(), rows);
+  CHECK_GT(width, 0);
+  gpu::Launch(stream, {gpu::BlocksFor(rows, 1), gpu::kClassifierThreads},
+              gpu::SoftmaxStatisticsKernel<gpu::kClassifierThreads>, logits.as<float>(),
+              labels.as<int32_t>(), width, first_row, kNoLabel, row_max.as<float>(),
+              row_sum.as<float>(), target.as<float>());
+}
+
+void CombineSoftmaxStatistics(Stream& stream, const Tensor& gathered, const Tensor& row_max,
+                              const Tensor& row_sum, const Tensor& target) {
+  const int64_t ranks = gathered.dim(0), rows = gathered.dim(2);
+  CHECK_EQ(gathered.dim(1), 3);
+  for (const Tensor* out : {&row_max, &row_sum, &target}) CHECK_EQ(out->elements(), rows);
+  gpu::Launch(stream, {gpu::BlocksFor(rows, kRowThreads), kRowThreads},
+              gpu::CombineSoftmaxStatisticsKernel<kRowThreads>, gathered.as<float>(), ranks, rows,
+              row_max.as<float>(), row_sum.as<float>(), target.as<float>());
+}
+
+void TokenLosses(Stream& stream, const Tensor& labels, const Tensor& row_max, const Tensor& row_sum,
+                 const Tensor& target, const Tensor& losses) {
+  const int64_t rows = labels.elements();
+  CHECK_EQ(losses.elements(), rows);
+  gpu::Launch(stream, {gpu::BlocksFor(rows, kRowThreads), kRowThreads},
+              gpu::TokenLossesKernel<kRowThreads>, labels.as<int32_t>(), rows, kNoLabel,
+              row_max.as<float>(), row_sum.as<float>(), target.as<float>(), losses.as<float>());
+}
+
+void SoftmaxGradient(Stream& stream, const Tensor& logits, const Tensor& labels, int64_t first_row,
+                     const Tensor& row_max, const Tensor& row_sum, float scale,
+                     const Tensor& dlogits) {
+  const int64_t rows = logits.dim(0), width = logits.dim(1);
+  CheckSameShape(dlogits, logits, "dlogits");
+  CHECK_EQ(labels.elements(), rows);
+  WithFloatType(dlogits.dtype(), [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    gpu::Launch(stream, {gpu::BlocksFor(rows, 1), gpu::kClassifierThreads},
+                gpu::SoftmaxGradientKernel<gpu::kClassifierThreads, T>, logits.as<float>(),
+                labels.as<int32_t>(), width, first_row, kNoLabel, row_max.as<float>(),
+                row_sum.as<float>(), scale, dlogits.as<T>());
+  });
+}
+
+double SumF64(Stream& stream, const Tensor& x) {
+  const unsigned blocks = gpu::BlocksFor(x.elements(), gpu::kSumElements);
+  if (blocks == 0) return 0;
+  const gpu::StreamScratch<double> sums(stream, blocks);
+  gpu::Launch(stream, {blocks, gpu::kSumThreads}, gpu::SumF64Kernel<gpu::kSumThreads>,
+              x.as<float>(), x.elements(), sums.data());
+  std::vector<double> on_host(blocks);
+  stream.Copy(on_host.data(), sums.data(), sums.bytes());
+  stream.Synchronize();
+  double total = 0;
+  for (const double sum : on_host) total += sum;
+  return total;
+}
+
+}  // namespace trireme::cuda
