@@ -32,7 +32,8 @@ GradientReducer::GradientReducer(const std::vector<ParameterSpec>& specs,
       stream_(stream),
       phase_(std::move(phase)) {
   for (int i = 0; i < plan_.accumulators(); ++i) {
-    accumulators_.push_back(std::make_shared<Buffer>(layout_.gradients * int64_t{4}));
+    accumulators_.push_back(
+        std::make_shared<Buffer>(layout_.gradients * int64_t{4}, stream_->device()));
   }
   MakeReplicaExchanges(specs);
   MakeRoleExchanges(specs);
@@ -251,7 +252,8 @@ Status GradientReducer::RunExchange(const Exchange& exchange, Micros timeout) {
   }
   // The parameters one after the other, once for each partial of this rank.
   const size_t partial_count = exchange.parts[0].own.size();
-  auto packed = std::make_shared<Buffer>(count * int64_t{4} * static_cast<int64_t>(partial_count));
+  auto packed = std::make_shared<Buffer>(count * int64_t{4} * static_cast<int64_t>(partial_count),
+                                         stream_->device());
   std::vector<BufferRef> partials;
   for (size_t k = 0; k < partial_count; ++k) {
     float* target = reinterpret_cast<float*>(packed->data()) + static_cast<int64_t>(k) * count;
@@ -302,7 +304,7 @@ void GradientReducer::Abandon() {
   for (Work& work : works_) work.Abandon(keep_alive);
   works_.clear();
   for (std::shared_ptr<Buffer>& buffer : accumulators_) {
-    buffer = std::make_shared<Buffer>(layout_.gradients * int64_t{4});
+    buffer = std::make_shared<Buffer>(layout_.gradients * int64_t{4}, stream_->device());
   }
 }
 

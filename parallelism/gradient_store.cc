@@ -9,13 +9,13 @@
 namespace trireme {
 namespace {
 
-StateSlot MakeSlot(const ParameterLayout& layout) {
+StateSlot MakeSlot(const ParameterLayout& layout, DeviceKind device) {
   StateSlot slot;
-  slot.weights_f32 = Buffer(layout.weights_f32 * 4);
-  slot.weights_bf16 = Buffer(layout.weights_bf16 * 2);
-  slot.masters = Buffer(layout.masters * 4);
-  slot.first_moments = Buffer(layout.moments * 4);
-  slot.second_moments = Buffer(layout.moments * 4);
+  slot.weights_f32 = Buffer(layout.weights_f32 * 4, device);
+  slot.weights_bf16 = Buffer(layout.weights_bf16 * 2, device);
+  slot.masters = Buffer(layout.masters * 4, device);
+  slot.first_moments = Buffer(layout.moments * 4, device);
+  slot.second_moments = Buffer(layout.moments * 4, device);
   return slot;
 }
 
@@ -47,7 +47,7 @@ ShardedParameterStore::ShardedParameterStore(std::vector<ParameterSpec> specs,
             groups->Index(Axis::kData)),
       layout_(MakeParameterLayout(specs_, groups->mesh(), groups->rank(), options_.zero_level,
                                   options_.compute == DType::kBF16, options_.bucket_bytes)),
-      slots_(MakeSlot(layout_), MakeSlot(layout_)),
+      slots_(MakeSlot(layout_, stream->device()), MakeSlot(layout_, stream->device())),
       reducer_(specs_, layout_, plan_, options_.zero_level, groups, stream, options_.phase) {
   CHECK(options_.zero_level == 0 || options_.zero_level == 1) << options_.zero_level;
   CHECK(options_.compute == DType::kF32 || options_.compute == DType::kBF16);
@@ -231,7 +231,7 @@ Status ShardedParameterStore::GatherWeights(StateSlot& slot, Micros timeout) {
   for (Work& work : works) {
     if (work.valid()) work.Abandon(keep_alive);
   }
-  StateSlot fresh = MakeSlot(layout_);
+  StateSlot fresh = MakeSlot(layout_, stream_->device());
   slot.weights_f32 = std::move(fresh.weights_f32);
   slot.weights_bf16 = std::move(fresh.weights_bf16);
   return status.WithContext("gathering the new weights");

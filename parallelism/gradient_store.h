@@ -54,7 +54,7 @@ struct StateTensor {
   std::string name;  // the parameter's, with "optimizer.m." or "optimizer.v." before it
   Shape shape;       // global
   Box box;           // of it
-  Tensor tensor;     // f32 values of the box
+  Tensor tensor;     // f32 values of the box, on the store's device
 };
 
 // A step: BeginStep; Gradients and GradientDone by the model, for each microbatch of

@@ -23,7 +23,7 @@ int64_t LabelTokens(const HarnessBatch& batch) {
 // The harness' batches as the stage wants them.
 class Batches {
  public:
-  explicit Batches(const HarnessOptions& options) : batches_(options.microbatches) {
+  Batches(const HarnessOptions& options, Stream* stream) : batches_(options.microbatches) {
     const TokenShape tokens = options.tokens;
     int64_t labels = 0;
     for (const HarnessBatch& batch : batches_) labels += LabelTokens(batch);
@@ -31,18 +31,27 @@ class Batches {
     for (int64_t i = 0; i < tokens.tokens(); ++i) positions_[i] = i % tokens.length;
     for (HarnessBatch& batch : batches_) {
       Microbatch data;
-      data.ids = Tensor(batch.ids.data(), DType::kI32, {tokens.batch, tokens.length});
-      data.labels = Tensor(batch.labels.data(), DType::kI32, {tokens.batch, tokens.length});
-      data.places.positions = Tensor(positions_.data(), DType::kI32, {tokens.batch, tokens.length});
+      const auto place = [&](std::vector<int32_t>& values) {
+        const Shape shape = {tokens.batch, tokens.length};
+        if (stream->device() == DeviceKind::kCpu) return Tensor(values.data(), DType::kI32, shape);
+        Buffer& copy = copies_.emplace_back(tokens.tokens() * 4, stream->device());
+        stream->Copy(copy.data(), values.data(), copy.bytes());
+        return copy.AsTensor(DType::kI32, shape);
+      };
+      data.ids = place(batch.ids);
+      data.labels = place(batch.labels);
+      data.places.positions = place(positions_);
       data.gradient_scale = 1.0 / static_cast<double>(labels);
       data_.push_back(data);
     }
+    stream->Synchronize();
   }
   const Microbatch& Get(MicrobatchId id) const { return data_[id]; }
 
  private:
   std::vector<HarnessBatch> batches_;
   std::vector<int32_t> positions_;
+  std::vector<Buffer> copies_;  // on a GPU
   std::vector<Microbatch> data_;
 };
 
@@ -60,38 +69,45 @@ Schedule Deferred(Schedule schedule) {
   return schedule;
 }
 
-Status Load(const HarnessOptions& options, ShardedParameterStore* store) {
+Status Load(const HarnessOptions& options, ShardedParameterStore* store, Stream* stream) {
   for (const StateTensor& tensor : store->StateToLoad()) {
-    float* out = tensor.tensor.as<float>();
-    if (tensor.kind != StateTensor::Kind::kWeight) {
-      std::fill(out, out + tensor.tensor.elements(), 0.0f);
-      continue;
+    std::vector<float> values(tensor.tensor.elements(), 0.0f);
+    if (tensor.kind == StateTensor::Kind::kWeight) {
+      const ParameterSpec& spec = store->specs()[tensor.id];
+      if (options.initial) {
+        RETURN_IF_ERROR(options.initial(spec, tensor.box, values.data()));
+      } else {
+        FillInitialValues(spec, 1, tensor.box, values.data());
+      }
     }
-    const ParameterSpec& spec = store->specs()[tensor.id];
-    if (options.initial) {
-      RETURN_IF_ERROR(options.initial(spec, tensor.box, out));
-    } else {
-      FillInitialValues(spec, 1, tensor.box, out);
-    }
+    stream->Copy(tensor.tensor.data(), values.data(), tensor.tensor.bytes());
+    stream->Synchronize();
   }
   return store->FinishLoad(0, kTimeout);
 }
 
+std::vector<float> Values(const Tensor& tensor, Stream* stream) {
+  std::vector<float> values(tensor.elements());
+  stream->Copy(values.data(), tensor.data(), tensor.bytes());
+  stream->Synchronize();
+  return values;
+}
+
 void CopyGradients(const std::vector<StateTensor>& state, const ShardedParameterStore& store,
-                   HarnessRank* result) {
+                   Stream* stream, HarnessRank* result) {
   for (const StateTensor& tensor : state) {
     if (tensor.kind != StateTensor::Kind::kWeight) continue;
     const Tensor gradient = store.ReducedGradient(tensor.id);
     // Rows that this rank updates; of replicas only those it would write.
     if (gradient.elements() != tensor.tensor.elements()) continue;
-    const float* values = gradient.as<float>();
-    result->gradients.push_back(
-        {tensor.name, tensor.box, tensor.shape, {values, values + gradient.elements()}});
+    result->gradients.push_back({tensor.name, tensor.box, tensor.shape, Values(gradient, stream)});
   }
 }
 
 Status Run(const HarnessOptions& options, ProcessGroups* groups, HarnessRank* result) {
-  Stream stream(options.threads);
+  const auto owned = options.device == DeviceKind::kCpu ? std::make_unique<Stream>(options.threads)
+                                                        : std::make_unique<Stream>(Gpu{0});
+  Stream& stream = *owned;
   const Mesh& mesh = groups->mesh();
   const std::vector<ParameterSpec> specs =
       ParameterSpecs(options.shape, options.tensor, options.pipeline);
@@ -102,7 +118,7 @@ Status Run(const HarnessOptions& options, ProcessGroups* groups, HarnessRank* re
   store_options.leaves = options.leaves;
   store_options.bucket_bytes = 1 << 14;  // several buckets, although the models are tiny
   ShardedParameterStore store(specs, groups, &stream, store_options);
-  const Batches batches(options);
+  const Batches batches(options, &stream);
   const StageOptions stage_options{
       options.shape, mesh, groups->rank(), options.tokens, options.compute, options.recompute};
   DecoderStage stage(stage_options, specs, &stream, &store,
@@ -115,7 +131,7 @@ Status Run(const HarnessOptions& options, ProcessGroups* groups, HarnessRank* re
   PipelineExecutor executor(std::move(schedule), groups->Index(Axis::kPipeline),
                             {groups->Along(Axis::kPipeline), &stream, kTimeout, {}});
   stage.Reserve(executor.live_microbatches());
-  RETURN_IF_ERROR(Load(options, &store));
+  RETURN_IF_ERROR(Load(options, &store, &stream));
   const bool has_losses =
       groups->Index(Axis::kPipeline) == options.pipeline - 1 && groups->Index(Axis::kTensor) == 0;
   for (int step = 1; step <= options.steps; ++step) {
@@ -126,7 +142,7 @@ Status Run(const HarnessOptions& options, ProcessGroups* groups, HarnessRank* re
                      store.GlobalNorm([&](const float* x, std::span<const int64_t> edges,
                                           double* out) { SumsOfSquares(stream, x, edges, out); },
                                       kTimeout));
-    if (step == 1) CopyGradients(store.StateToSave(), store, result);
+    if (step == 1) CopyGradients(store.StateToSave(), store, &stream, result);
     const AdamWStep adamw{options.lr ? options.lr(step) : 1e-3,
                           0.9,
                           0.95,
@@ -144,9 +160,8 @@ Status Run(const HarnessOptions& options, ProcessGroups* groups, HarnessRank* re
     }
   }
   for (const StateTensor& tensor : store.StateToSave()) {
-    const float* values = tensor.tensor.as<float>();
     result->state.push_back(
-        {tensor.name, tensor.box, tensor.shape, {values, values + tensor.tensor.elements()}});
+        {tensor.name, tensor.box, tensor.shape, Values(tensor.tensor, &stream)});
   }
   return OkStatus();
 }

@@ -23,6 +23,7 @@ struct HarnessOptions {
   int data = 1, tensor = 1, pipeline = 1;
   int zero = 0;
   int threads = 1;
+  DeviceKind device = DeviceKind::kCpu;  // kCuda: ranks share GPU 0
   int leaves = 1;
   std::string schedule = "1f1b";
   DType compute = DType::kF32;

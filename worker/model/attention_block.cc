@@ -6,20 +6,23 @@
 
 namespace trireme {
 
-RotaryTable::RotaryTable(const ModelShape& shape, int64_t positions)
-    : memory_(2 * positions * (shape.head_dim / 2) * ByteSize(DType::kF32)) {
+RotaryTable::RotaryTable(const ModelShape& shape, int64_t positions, Stream* stream)
+    : memory_(2 * positions * (shape.head_dim / 2) * ByteSize(DType::kF32), stream->device()) {
   const std::vector<double> inv_freq = RotaryInverseFrequencies(shape);
   const auto half = static_cast<int64_t>(inv_freq.size());
-  auto* values = reinterpret_cast<float*>(memory_.data());
-  cosines_ = Tensor(values, DType::kF32, {positions, half});
-  sines_ = Tensor(values + positions * half, DType::kF32, {positions, half});
+  std::vector<float> values(2 * positions * half);
   for (int64_t p = 0; p < positions; ++p) {
     for (int64_t i = 0; i < half; ++i) {
       const double angle = static_cast<double>(p) * inv_freq[i];
-      cosines_.as<float>()[p * half + i] = static_cast<float>(std::cos(angle));
-      sines_.as<float>()[p * half + i] = static_cast<float>(std::sin(angle));
+      values[p * half + i] = static_cast<float>(std::cos(angle));
+      values[(positions + p) * half + i] = static_cast<float>(std::sin(angle));
     }
   }
+  stream->Copy(memory_.data(), values.data(), memory_.bytes());
+  stream->Synchronize();
+  auto* table = reinterpret_cast<float*>(memory_.data());
+  cosines_ = Tensor(table, DType::kF32, {positions, half}, stream->device());
+  sines_ = Tensor(table + positions * half, DType::kF32, {positions, half}, stream->device());
 }
 
 AttentionBlock::AttentionBlock(BlockContext* context, const ModelShape& shape,

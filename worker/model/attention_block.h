@@ -18,7 +18,8 @@ struct TokenPlaces {
 // cos and sin of position * inv_freq, [P, D / 2] f32, computed in double.
 class RotaryTable {
  public:
-  RotaryTable(const ModelShape& shape, int64_t positions);
+  // On the stream's device; complete when the constructor returns.
+  RotaryTable(const ModelShape& shape, int64_t positions, Stream* stream);
   const Tensor& cosines() const { return cosines_; }
   const Tensor& sines() const { return sines_; }
 

@@ -8,7 +8,7 @@ DecoderBlocks DecoderBlocks::Build(BlockContext* context, const ModelShape& shap
   DecoderBlocks blocks;
   const bool gpt2 = shape.family == ModelFamily::kGpt2;
   const int stage = mesh.Index(rank, Axis::kPipeline), stages = mesh.size(Axis::kPipeline);
-  if (!gpt2) blocks.rotary = std::make_unique<RotaryTable>(shape, positions);
+  if (!gpt2) blocks.rotary = std::make_unique<RotaryTable>(shape, positions, context->stream);
   const ParamId table =
       FindParameter(specs, gpt2 ? "transformer.wte.weight" : "model.embed_tokens.weight");
   const Box rows = LocalRegion(specs[table].shape, specs[table].placement, mesh, rank);

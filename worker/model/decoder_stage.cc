@@ -87,18 +87,19 @@ StageMemory DecoderStage::Memory() const {
 void DecoderStage::Reserve(int live_microbatches) {
   const int64_t n = options_.tokens.tokens(), h = options_.shape.hidden_size;
   const StageMemory memory = Memory();
+  const DeviceKind device = context_.stream->device();
   if (slots_.empty()) {
     const int64_t delta_bytes = Arena::RoundUp(n * h * ByteSize(DType::kF32));
     const int64_t running_bytes = Arena::RoundUp(n * h * ByteSize(options_.compute));
-    running_memory_ = Buffer(delta_bytes + running_bytes);
+    running_memory_ = Buffer(delta_bytes + running_bytes, device);
     const DType delta_dtype = context_.tensor.size() == 1 ? options_.compute : DType::kF32;
     delta_ = Tensor(running_memory_.data(), delta_dtype, {n, h});
     running_ = Tensor(running_memory_.data() + delta_bytes, options_.compute, {n, h});
-    context_.scratch = Arena(memory.scratch - delta_bytes - running_bytes);
+    context_.scratch = Arena(memory.scratch - delta_bytes - running_bytes, device);
   }
   while (static_cast<int>(slots_.size()) < live_microbatches) {
     auto slot = std::make_unique<Slot>();
-    slot->arena = Arena(memory.per_live_microbatch);
+    slot->arena = Arena(memory.per_live_microbatch, device);
     Allocate(slot->arena, slot.get());
     slots_.push_back(std::move(slot));
   }
@@ -173,7 +174,7 @@ Carry DecoderStage::BackwardInput(MicrobatchId microbatch, const Carry& output_g
   const Microbatch& data = source_(microbatch);
   const bool deferred = when == WeightGradients::kLater;
   if (deferred && slot.deferred.capacity_bytes() == 0) {
-    slot.deferred = Arena(Memory().deferred_per_microbatch);
+    slot.deferred = Arena(Memory().deferred_per_microbatch, context_.stream->device());
   }
   slot.work = WeightWork(deferred);
   Tensor dx = slot.dx;

@@ -13,8 +13,6 @@
 namespace trireme {
 namespace {
 
-std::byte* BytesOf(const StateTensor& tensor) { return tensor.tensor.bytes_data(); }
-
 // "STORE@50" in its two parts.
 Status SplitCheckpoint(const std::string& checkpoint, std::string* store, int64_t* step) {
   const size_t at = checkpoint.rfind('@');
@@ -24,15 +22,28 @@ Status SplitCheckpoint(const std::string& checkpoint, std::string* store, int64_
   return OkStatus();
 }
 
-Status LoadCheckpoint(const std::string& checkpoint, const std::vector<StateTensor>& state) {
+// Has `fill` write the values of a tensor, wherever it is.
+template <typename Fill>
+Status FillTensor(const StateTensor& tensor, Stream& stream, const Fill& fill) {
+  if (stream.device() == DeviceKind::kCpu) return fill(tensor.tensor.bytes_data());
+  const Buffer values(tensor.tensor.bytes());
+  RETURN_IF_ERROR(fill(values.data()));
+  stream.Copy(tensor.tensor.data(), values.data(), values.bytes());
+  stream.Synchronize();
+  return OkStatus();
+}
+
+Status LoadCheckpoint(const std::string& checkpoint, const std::vector<StateTensor>& state,
+                      Stream& stream) {
   std::string url;
   int64_t step = 0;
   RETURN_IF_ERROR(SplitCheckpoint(checkpoint, &url, &step));
   ASSIGN_OR_RETURN(const std::unique_ptr<ObjectStore> store, OpenStore(url));
   ASSIGN_OR_RETURN(const auto reader, CheckpointReader::Open(*store, step));
   for (const StateTensor& tensor : state) {
-    RETURN_IF_ERROR(
-        reader->Load(tensor.name, tensor.shape, tensor.box, DType::kF32, BytesOf(tensor)));
+    RETURN_IF_ERROR(FillTensor(tensor, stream, [&](std::byte* values) {
+      return reader->Load(tensor.name, tensor.shape, tensor.box, DType::kF32, values);
+    }));
   }
   return OkStatus();
 }
@@ -40,21 +51,25 @@ Status LoadCheckpoint(const std::string& checkpoint, const std::vector<StateTens
 }  // namespace
 
 Status LoadState(const proto::Config& config, const std::string& checkpoint,
-                 const std::vector<StateTensor>& state, const std::vector<ParameterSpec>& specs) {
-  if (!checkpoint.empty()) return LoadCheckpoint(checkpoint, state);
+                 const std::vector<StateTensor>& state, const std::vector<ParameterSpec>& specs,
+                 Stream& stream) {
+  if (!checkpoint.empty()) return LoadCheckpoint(checkpoint, state, stream);
   std::unique_ptr<WeightSource> source;
   if (!config.model().from().empty()) {
     ASSIGN_OR_RETURN(source, WeightSource::Open(config.model().from()));
   }
   for (const StateTensor& tensor : state) {
-    auto* values = tensor.tensor.as<float>();
-    if (tensor.kind != StateTensor::Kind::kWeight) {
-      std::fill(values, values + tensor.tensor.elements(), 0.0f);
-    } else if (source != nullptr) {
-      RETURN_IF_ERROR(source->Read(tensor.name, tensor.shape, tensor.box, values));
-    } else {
-      FillInitialValues(specs[tensor.id], config.run().seed(), tensor.box, values);
-    }
+    RETURN_IF_ERROR(FillTensor(tensor, stream, [&](std::byte* bytes) {
+      auto* values = reinterpret_cast<float*>(bytes);
+      if (tensor.kind != StateTensor::Kind::kWeight) {
+        std::fill(values, values + tensor.tensor.elements(), 0.0f);
+      } else if (source != nullptr) {
+        return source->Read(tensor.name, tensor.shape, tensor.box, values);
+      } else {
+        FillInitialValues(specs[tensor.id], config.run().seed(), tensor.box, values);
+      }
+      return OkStatus();
+    }));
   }
   return OkStatus();
 }
@@ -62,14 +77,22 @@ Status LoadState(const proto::Config& config, const std::string& checkpoint,
 Result<std::string> WriteCheckpointPart(const proto::Config& config, int64_t step,
                                         uint64_t generation, int rank,
                                         const std::vector<StateTensor>& state,
-                                        const std::vector<ParameterSpec>& specs) {
+                                        const std::vector<ParameterSpec>& specs, Stream& stream) {
   ASSIGN_OR_RETURN(const std::unique_ptr<ObjectStore> store,
                    OpenStore(config.checkpoint().store()));
   std::vector<TensorPiece> pieces;
+  std::vector<Buffer> copies;  // of what is not in the host's memory
   for (const StateTensor& tensor : state) {
+    const std::byte* values = tensor.tensor.bytes_data();
+    if (stream.device() != DeviceKind::kCpu) {
+      const Buffer& copy = copies.emplace_back(tensor.tensor.bytes());
+      stream.Copy(copy.data(), values, copy.bytes());
+      values = copy.data();
+    }
     pieces.push_back({tensor.name, DType::kF32, tensor.shape, specs[tensor.id].published_shape,
-                      tensor.box, BytesOf(tensor)});
+                      tensor.box, values});
   }
+  stream.Synchronize();
   ChunkOptions options;
   options.step = step;
   options.generation = static_cast<int64_t>(generation);

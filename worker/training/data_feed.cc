@@ -73,6 +73,25 @@ DataFeed::Loaded& DataFeed::Slot(int64_t index, MicrobatchId microbatch) {
   return loaded;
 }
 
+void DataFeed::Upload(Stream* stream) {
+  if (stream->device() == DeviceKind::kCpu) return;
+  if (on_device_.bytes() < memory_.bytes()) on_device_ = Buffer(memory_.bytes(), stream->device());
+  stream->Copy(on_device_.data(), memory_.data(), memory_.bytes());
+  // The host's side is written again before the stream need have come here.
+  stream->Synchronize();
+  const auto move = [&](Tensor* tensor) {
+    if (!tensor->defined()) return;
+    *tensor = Tensor(on_device_.data() + (tensor->bytes_data() - memory_.data()), tensor->dtype(),
+                     tensor->shape(), stream->device());
+  };
+  for (auto& [id, loaded] : loaded_) {
+    move(&loaded.data.ids);
+    move(&loaded.data.labels);
+    move(&loaded.data.places.positions);
+    move(&loaded.data.places.document_starts);
+  }
+}
+
 Status DataFeed::Fill(const Source* source, int64_t window, int64_t row, Loaded* loaded) const {
   int32_t* ids = loaded->data.ids.as<int32_t>() + row * length_;
   int32_t* labels = loaded->data.labels.as<int32_t>() + row * length_;

@@ -31,6 +31,10 @@ class DataFeed {
   // last one is filled up with windows without labels.
   Status LoadValidation(std::span<const MicrobatchId> microbatches);
 
+  // Puts what was loaded where the stream computes; to be called after each load. Nothing to do on
+  // a CPU.
+  void Upload(Stream* stream);
+
   // A microbatch that was loaded last.
   const Microbatch& Get(MicrobatchId microbatch) const;
   // Label tokens of a step, and of a loaded microbatch.
@@ -63,6 +67,7 @@ class DataFeed {
   std::vector<Source> train_, validation_;
   std::unique_ptr<SampleOrder> order_;
   Buffer memory_;
+  Buffer on_device_;  // the same bytes, where computing happens elsewhere
   int64_t reserved_ = 0;
   std::map<MicrobatchId, Loaded> loaded_;
 };

@@ -11,8 +11,9 @@ double MeasureProductPeak(Stream& stream, bool bf16) {
   constexpr int64_t kSize = 1024;
   constexpr int kProducts = 6;
   const DType dtype = bf16 ? DType::kBF16 : DType::kF32;
-  const Buffer a(kSize * kSize * ByteSize(dtype)), b(kSize * kSize * ByteSize(dtype));
-  const Buffer c(kSize * kSize * ByteSize(DType::kF32));
+  const DeviceKind device = stream.device();
+  const Buffer a(kSize * kSize * ByteSize(dtype), device), b(a.bytes(), device);
+  const Buffer c(kSize * kSize * ByteSize(DType::kF32), device);
   const Matrix product = Matrix::Of(c.AsTensor(DType::kF32, {kSize, kSize}));
   Micros best = 0;
   for (int i = 0; i < kProducts; ++i) {

@@ -126,7 +126,8 @@ Status TrainingWorker::SetUp() {
   stage_->Reserve(executor_->live_microbatches());
 
   client_->SetPhase("wait for weights");
-  RETURN_IF_ERROR(LoadState(config_, plan_.checkpoint(), store_->StateToLoad(), store_->specs()));
+  RETURN_IF_ERROR(
+      LoadState(config_, plan_.checkpoint(), store_->StateToLoad(), store_->specs(), *stream_));
   return store_->FinishLoad(plan_.start_step(), kPeerTimeout);
 }
 
@@ -145,6 +146,7 @@ Status TrainingWorker::Step(int64_t step) {
   const Micros started = RealClock().NowMicros();
   client_->SetPhase("data");
   RETURN_IF_ERROR(feed_->LoadStep(step, store_->microbatches()));
+  feed_->Upload(stream_);
   store_->BeginStep();
   RETURN_IF_ERROR(executor_->RunStep(*stage_, store_->microbatches()));
 
@@ -216,6 +218,7 @@ Status TrainingWorker::Validate(int64_t step) {
     const std::span<const MicrobatchId> some(mine.data() + begin,
                                              std::min(kAtOnce, mine.size() - begin));
     RETURN_IF_ERROR(feed_->LoadValidation(some));
+    feed_->Upload(stream_);
     RETURN_IF_ERROR(executor_->RunForwardOnly(*stage_, some));
     const std::map<MicrobatchId, double> losses = stage_->TakeLosses();
     if (!ReportsLosses()) continue;
@@ -237,7 +240,7 @@ Status TrainingWorker::SaveCheckpoint(int64_t step) {
   report.set_step(step);
   const Result<std::string> part =
       WriteCheckpointPart(config_, step, client_->generation(), groups_->rank(),
-                          store_->StateToSave(), store_->specs());
+                          store_->StateToSave(), store_->specs(), *stream_);
   if (part.ok()) {
     report.set_manifest_part(part.value());
   } else {
