@@ -1,6 +1,6 @@
 # The GPU backend: one of three object libraries that every program links.
 #   trireme_cuda_off   answers "this build has no CUDA" (no_cuda.cc of each folder)
-#   trireme_cuda       the kernels, by nvcc; cuBLASLt, cuDNN and NCCL where they are found
+#   trireme_cuda       the kernels, by nvcc, and cuBLASLt
 #   trireme_cuda_simt  tests only: the kernels' sources as C++ (tests/harness/simt)
 # The libraries above are the same in all three, so a program chooses its backend when it is linked.
 set(TRIREME_CUDA_ARCHITECTURES "80-real;90a-real;100" CACHE STRING
@@ -29,15 +29,6 @@ macro(trireme_find_cuda)
     list(APPEND TRIREME_CUDA_MISSING
          "the CUDA toolkit 12.8 or later with nvcc and cuBLASLt: NVIDIA's package cuda-toolkit, \
 then set CUDA_HOME or put nvcc on the PATH")
-  endif()
-  find_path(CUDNN_INCLUDE_DIR cudnn.h HINTS ${CUDAToolkit_INCLUDE_DIRS} $ENV{CUDNN_HOME}/include)
-  find_library(CUDNN_LIBRARY cudnn HINTS ${CUDAToolkit_LIBRARY_DIR} $ENV{CUDNN_HOME}/lib)
-  if(CUDNN_INCLUDE_DIR AND CUDNN_LIBRARY)
-    list(APPEND TRIREME_CUDA_FOUND "cuDNN")
-  else()
-    list(APPEND TRIREME_CUDA_MISSING
-         "cuDNN 9 (attention falls back to the own kernel): NVIDIA's package \
-libcudnn9-dev-cuda-13, or set CUDNN_HOME")
   endif()
   find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS} $ENV{NCCL_HOME}/include)
   find_library(NCCL_LIBRARY nccl HINTS ${CUDAToolkit_LIBRARY_DIR} $ENV{NCCL_HOME}/lib)
@@ -84,19 +75,10 @@ add_library(trireme_cuda_off OBJECT ${off_sources})
 target_link_libraries(trireme_cuda_off PUBLIC cluster_device)
 
 if(TRIREME_CUDA_BACKEND STREQUAL "trireme_cuda")
-  trireme_backend_sources(cuda_sources *_cuda.cu *_cuda.cc)
-  if(CUDNN_INCLUDE_DIR AND CUDNN_LIBRARY)
-    list(APPEND cuda_sources ${CMAKE_SOURCE_DIR}/worker/kernels/attention_cudnn.cc)
-  else()
-    list(APPEND cuda_sources ${CMAKE_SOURCE_DIR}/worker/kernels/no_cudnn.cc)
-  endif()
+  trireme_backend_sources(cuda_sources *_cuda.cu *_cuda.cc no_cudnn.cc)
   add_library(trireme_cuda OBJECT ${cuda_sources})
   target_link_libraries(trireme_cuda PUBLIC worker_optimizer worker_kernels cluster_device
                         CUDA::cublasLt CUDA::cudart_static)
-  if(CUDNN_INCLUDE_DIR AND CUDNN_LIBRARY)
-    target_include_directories(trireme_cuda SYSTEM PRIVATE ${CUDNN_INCLUDE_DIR})
-    target_link_libraries(trireme_cuda PUBLIC ${CUDNN_LIBRARY})
-  endif()
   # Line numbers for the profiler. A product and a sum are fused where the code says so, as on a CPU.
   set(nvcc_options -lineinfo --expt-relaxed-constexpr -fmad=false)
   target_compile_options(trireme_cuda PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:${nvcc_options}>")

@@ -1,5 +1,6 @@
-// Matrix products by oneDNN. Bits do not depend on the number of threads: single-threaded library
-// calls on fixed panels of the result, the panels spread over the stream's threads.
+// Matrix products by oneDNN, and by cuBLASLt on GPUs. On a CPU bits do not depend on the number of
+// threads: single-threaded library calls on fixed panels of the result, the panels spread over the
+// stream's threads.
 #pragma once
 
 #include "cluster/device/stream.h"
@@ -30,7 +31,9 @@ enum class Transpose : bool { kNo, kYes };
 //
 // a, b: both f32 or both bf16. c: f32, or bf16 (rounded once from the f32 sum; not with
 // accumulate). bias: f32 or undefined. No aliasing between c and the others. Ordered on `stream`.
-// CHECKs shapes.
+// CHECKs shapes. On a GPU equal calls give equal bits as long as the library proposes or the cache
+// of measured algorithms holds the same one (matmul_cuda.cc), and a bias that is added to a bf16 c
+// is rounded to bf16 first.
 void MatMul(Stream& stream, const Matrix& a, Transpose transpose_a, const Matrix& b,
             Transpose transpose_b, const Matrix& c, bool accumulate = false,
             const Tensor& bias = Tensor());
