@@ -8,6 +8,7 @@
 
 #include <glog/logging.h>
 
+#include <bit>
 #include <cstdint>
 
 #include "cluster/device/dtype.h"
@@ -107,12 +108,24 @@ __device__ __forceinline__ Pack<T> LoadPack(const T* p) {
   return pack;
 #endif
 }
+// p: 16-byte aligned, in global memory.
 template <typename T>
 __device__ __forceinline__ void StorePack(T* p, const Pack<T>& pack) {
 #if defined(__CUDACC__)
   uint4 bits;
-  memcpy(&bits, &pack, sizeof(bits));
-  *reinterpret_cast<uint4*>(p) = bits;
+  if constexpr (sizeof(T) == 2) {
+    uint32_t words[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      words[i] = std::bit_cast<uint16_t>(pack[2 * i]) |
+                 static_cast<uint32_t>(std::bit_cast<uint16_t>(pack[2 * i + 1])) << 16;
+    }
+    bits = make_uint4(words[0], words[1], words[2], words[3]);
+  } else {
+    memcpy(&bits, &pack, sizeof(bits));
+  }
+  // One store for certain: an assignment is taken apart where the optimizer sees fit.
+  __stwb(reinterpret_cast<uint4*>(p), bits);
 #else
   simt::CheckPackAligned(p);
   std::memcpy(p, &pack, sizeof(pack));

@@ -20,7 +20,9 @@ constexpr std::array<uint32_t, 4> RoundingBits(uint64_t seed, int64_t t, int64_t
 }
 // Those of one element of the block, 0 .. 7.
 constexpr uint32_t RoundingBitsOf(const std::array<uint32_t, 4>& bits, int64_t element) {
-  return (bits[element / 2] >> (element % 2 * 16)) & 0xffff;
+  uint32_t word = 0;  // chosen without an address: registers of a GPU have none
+  for (int64_t i = 0; i < 4; ++i) word = i == element / 2 ? bits[i] : word;
+  return (word >> (element % 2 * 16)) & 0xffff;
 }
 
 // Rounds away from zero with probability (dropped bits) / 2^16: random is uniform in [0, 2^16). A
