@@ -11,7 +11,7 @@ HostMap IdentityHosts(int ranks, uint64_t generation) {
 }
 
 ProcessGroups::ProcessGroups(CommunicatorFactory* factory, const Mesh& mesh, HostMap hosts,
-                             int rank)
+                             int rank, CommunicatorFactory* host)
     : factory_(factory), mesh_(mesh), hosts_(std::move(hosts)), rank_(rank) {
   if (mesh_.size() > 1) {
     CHECK(factory_ != nullptr);
@@ -20,26 +20,28 @@ ProcessGroups::ProcessGroups(CommunicatorFactory* factory, const Mesh& mesh, Hos
   }
   for (int a = 0; a < kAxisCount; ++a) {
     const Axis axis = static_cast<Axis>(a);
-    axes_[a] = Create(AxisName(axis), mesh_.Group(rank_, axis), static_cast<uint16_t>(1 + a));
+    axes_[a] =
+        Create(factory_, AxisName(axis), mesh_.Group(rank_, axis), static_cast<uint16_t>(1 + a));
   }
   std::vector<int> all(mesh_.size());
   std::iota(all.begin(), all.end(), 0);
-  world_ = Create("world", all, 1 + kAxisCount);
+  world_ = Create(host != nullptr ? host : factory_, "world", all, 1 + kAxisCount);
 }
 
-std::unique_ptr<Communicator> ProcessGroups::Create(const std::string& name,
+std::unique_ptr<Communicator> ProcessGroups::Create(CommunicatorFactory* factory,
+                                                    const std::string& name,
                                                     const std::vector<int>& ranks,
                                                     uint16_t group_id) const {
   if (ranks.size() < 2) return nullptr;
   std::vector<int> members;
   for (int rank : ranks) members.push_back(hosts_.world_rank_of[rank]);
-  return factory_->Create(name, std::move(members), group_id, hosts_.generation);
+  return factory->Create(name, std::move(members), group_id, hosts_.generation);
 }
 
 Communicator* ProcessGroups::Among(const std::string& name, const std::vector<int>& ranks,
                                    uint16_t group_id) {
   CHECK_GE(group_id, kFirstFreeId);
-  std::unique_ptr<Communicator> group = Create(name, ranks, group_id);
+  std::unique_ptr<Communicator> group = Create(factory_, name, ranks, group_id);
   if (group == nullptr) return nullptr;
   std::lock_guard<std::mutex> lock(mutex_);
   if (revoked_) group->Revoke(*revoked_);

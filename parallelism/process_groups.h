@@ -21,14 +21,17 @@ class ProcessGroups {
   // A mesh of one rank, without a transport.
   ProcessGroups() : ProcessGroups(nullptr, Mesh(), HostMap{}, 0) {}
   // `factory` belongs to the process that stands on `rank` by `hosts` and outlives this object; it
-  // may be null when the mesh has one rank.
-  ProcessGroups(CommunicatorFactory* factory, const Mesh& mesh, HostMap hosts, int rank);
+  // may be null when the mesh has one rank. Its communicators take memory of the device that
+  // computes; where that is a GPU, `host` makes World(), for memory of the host.
+  ProcessGroups(CommunicatorFactory* factory, const Mesh& mesh, HostMap hosts, int rank,
+                CommunicatorFactory* host = nullptr);
 
   const Mesh& mesh() const { return mesh_; }
   int rank() const { return rank_; }
   int Index(Axis axis) const { return mesh_.Index(rank_, axis); }
 
   Communicator* Along(Axis axis) const { return axes_[static_cast<int>(axis)].get(); }
+  // All ranks. Its buffers are memory of the host.
   Communicator* World() const { return world_.get(); }
   // Other sets of logical ranks, ascending, this one among them; null for fewer than two. All
   // members create it with the same `group_id` (kFirstFreeId or above; one a purpose). Owned here.
@@ -39,8 +42,8 @@ class ProcessGroups {
   void Revoke(const std::string& reason);
 
  private:
-  std::unique_ptr<Communicator> Create(const std::string& name, const std::vector<int>& ranks,
-                                       uint16_t group_id) const;
+  std::unique_ptr<Communicator> Create(CommunicatorFactory* factory, const std::string& name,
+                                       const std::vector<int>& ranks, uint16_t group_id) const;
 
   CommunicatorFactory* factory_;
   Mesh mesh_;

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "cluster/base/rng.h"
+#include "cluster/comm/staged_communicator.h"
 #include "parallelism/pipeline_executor.h"
 #include "worker/kernels/cross_entropy.h"
 #include "worker/training/run_setup.h"
@@ -104,10 +105,8 @@ void CopyGradients(const std::vector<StateTensor>& state, const ShardedParameter
   }
 }
 
-Status Run(const HarnessOptions& options, ProcessGroups* groups, HarnessRank* result) {
-  const auto owned = options.device == DeviceKind::kCpu ? std::make_unique<Stream>(options.threads)
-                                                        : std::make_unique<Stream>(Gpu{0});
-  Stream& stream = *owned;
+Status Run(const HarnessOptions& options, Stream& stream, ProcessGroups* groups,
+           HarnessRank* result) {
   const Mesh& mesh = groups->mesh();
   const std::vector<ParameterSpec> specs =
       ParameterSpecs(options.shape, options.tensor, options.pipeline);
@@ -183,9 +182,13 @@ HarnessRank RunHarnessRank(const HarnessOptions& options, CommunicatorFactory* f
   const Mesh mesh(options.data, options.tensor, options.pipeline);
   HostMap hosts = IdentityHosts(mesh.size());
   for (int& world_rank : hosts.world_rank_of) world_rank += first_world_rank;
-  ProcessGroups groups(factory, mesh, hosts, rank);
+  const bool gpu = options.device == DeviceKind::kCuda;
+  const auto stream =
+      gpu ? std::make_unique<Stream>(Gpu{0}) : std::make_unique<Stream>(options.threads);
+  const auto staged = gpu ? StagedWorld(factory, stream.get()) : nullptr;
+  ProcessGroups groups(gpu ? staged.get() : factory, mesh, hosts, rank, factory);
   HarnessRank result;
-  result.status = Run(options, &groups, &result);
+  result.status = Run(options, *stream, &groups, &result);
   if (!result.status.ok()) groups.Revoke(result.status.message());
   return result;
 }

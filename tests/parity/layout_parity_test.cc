@@ -11,20 +11,6 @@
 namespace trireme {
 namespace {
 
-void ExpectSameBits(const HarnessResult& a, const HarnessResult& b) {
-  ASSERT_TRUE(a.status.ok()) << a.status.message();
-  ASSERT_TRUE(b.status.ok()) << b.status.message();
-  EXPECT_EQ(a.losses, b.losses);
-  EXPECT_EQ(a.norms, b.norms);
-  ASSERT_EQ(a.state.size(), b.state.size());
-  for (const auto& [name, values] : a.state) {
-    ASSERT_TRUE(b.state.contains(name)) << name;
-    const auto& other = b.state.at(name);
-    ASSERT_EQ(values.size(), other.size()) << name;
-    EXPECT_EQ(std::memcmp(values.data(), other.data(), values.size() * sizeof(float)), 0) << name;
-  }
-}
-
 struct LayoutCase {
   std::string name;
   int data, tensor, pipeline, zero;
