@@ -146,6 +146,17 @@ TEST(CudaAttentionTest, KeysOfTheFutureAndOfOtherDocumentsAreNeverRead) {
   }
 }
 
+TEST(CudaAttentionDeathTest, HeadDimsWithoutAKernelAreToldByName) {
+  const Case c = {1, 4, 1, 1, 264, DType::kF32, false, 0};
+  const Owned fused = Owned::Random(c.dtype, {c.length, Width(c)}, 1);
+  EXPECT_DEATH(
+      {
+        Stream gpu(Gpu{});
+        RunForward(gpu, c, fused);
+      },
+      "264.*head dims above this have no kernel on a GPU");
+}
+
 // Head dim, queries, capacity of the cache, type.
 class CudaAttentionDecodeTest
     : public testing::TestWithParam<std::tuple<int64_t, int64_t, int64_t, DType>> {};
