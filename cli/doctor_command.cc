@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/command.h"
+#include "cli/doctor_gpu.h"
 #include "cli/run_options.h"
 #include "cluster/launch/host_facts.h"
 
@@ -50,7 +51,7 @@ std::string DnnlVersion() {
 
 std::string LimitText(int64_t limit) { return limit < 0 ? "unlimited" : StrCat(limit); }
 
-std::vector<Finding> Findings(const HostFacts& facts) {
+std::vector<Finding> Findings(const HostFacts& facts, const GpuReport& gpu) {
   std::vector<Finding> findings;
   if (!kMpiIsBuilt) {
     findings.push_back({true,
@@ -64,8 +65,11 @@ std::vector<Finding> Findings(const HostFacts& facts) {
   } else if (facts.mpi.version.empty()) {
     findings.push_back({false, "mpirun is not Open MPI's: only Open MPI 4.1 or later is tested"});
   }
-  if (!facts.gpu.names.empty()) {
-    findings.push_back({true, "GPU support: this build has no CUDA; the GPUs stay idle"});
+  if (!facts.gpu.names.empty() && !gpu.why_not.ok()) {
+    findings.push_back({true, "GPU support: " + gpu.why_not.message() + "; the GPUs stay idle"});
+  }
+  if (gpu.gpus.size() > 1 && !gpu.has_nccl) {
+    findings.push_back({true, gpu.nccl + ": GPUs exchange data through host memory"});
   }
   if (!Has(facts.cpu, "avx2") && !Has(facts.cpu, "asimd")) {
     findings.push_back({true, "AVX2: products will be slow on this CPU"});
@@ -92,7 +96,7 @@ std::vector<Finding> Findings(const HostFacts& facts) {
   return findings;
 }
 
-Json AsJson(const HostFacts& facts) {
+Json AsJson(const HostFacts& facts, const GpuReport& gpu) {
   Json networks = Json::array();
   for (const NetworkInterface& net : facts.networks) {
     networks.push_back({{"name", net.name},
@@ -101,7 +105,7 @@ Json AsJson(const HostFacts& facts) {
                         {"address", net.address}});
   }
   Json findings = Json::array();
-  for (const Finding& finding : Findings(facts)) {
+  for (const Finding& finding : Findings(facts, gpu)) {
     findings.push_back({{"kind", finding.is_missing ? "missing" : "note"}, {"what", finding.what}});
   }
   return {
@@ -133,7 +137,8 @@ Json AsJson(const HostFacts& facts) {
         {"built", kMpiIsBuilt},
         {"heals", HealingOf(facts.mpi)}}},
       {"gpus", facts.gpu.names},
-      {"cuda_built", false},
+      {"cuda_built", gpu.built},
+      {"cuda", GpuJson(gpu)},
       {"slurm", {{"version", facts.slurm.version}, {"allocation", facts.slurm.allocation_id}}},
       {"networks", networks},
       {"rdma_devices", facts.rdma_devices},
@@ -144,13 +149,13 @@ Json AsJson(const HostFacts& facts) {
       {"findings", findings}};
 }
 
-void Print(const HostFacts& facts) {
+void Print(const HostFacts& facts, const GpuReport& gpu) {
   const auto line = [](const char* name, const std::string& text) {
     std::string padded = name;
     padded.resize(14, ' ');
     std::cout << padded << text << "\n";
   };
-  line("trireme", "0.1.0, CPU build");
+  line("trireme", gpu.built ? "0.1.0, CPU and GPU build" : "0.1.0, CPU build");
   line("system", StrCat(facts.distribution, ", Linux ", facts.kernel, ", host ", facts.hostname));
   line("cpu", facts.cpu.model);
   std::string cores =
@@ -179,8 +184,8 @@ void Print(const HostFacts& facts) {
          "mpirun --mca btl tcp,self is the conservative choice: a rank killed inside "
          "a shared-memory queue can block its readers");
   }
-  line("gpus", facts.gpu.names.empty() ? "none found (this build has no CUDA)"
-                                       : Joined(facts.gpu.names, "; "));
+  if (!gpu.why_not.ok() && !facts.gpu.names.empty()) line("gpus", Joined(facts.gpu.names, "; "));
+  for (const auto& [name, text] : GpuLines(gpu)) line(name.c_str(), text);
   line("slurm",
        facts.slurm.version.empty()
            ? "none"
@@ -196,7 +201,7 @@ void Print(const HostFacts& facts) {
   line("limits", StrCat("open files ", LimitText(facts.limits.open_files), ", processes ",
                         LimitText(facts.limits.processes), ", locked memory ",
                         LimitText(facts.limits.locked_bytes)));
-  const std::vector<Finding> findings = Findings(facts);
+  const std::vector<Finding> findings = Findings(facts, gpu);
   for (const Finding& finding : findings) {
     line(finding.is_missing ? "MISSING" : "note", finding.what);
   }
@@ -212,10 +217,12 @@ RegisterCommand command({
       AddJsonOption(app, json.get());
       return [json] {
         const HostFacts facts = ReadHostFacts();
+        const GpuReport gpu = ReadGpuReport();
         if (*json) {
-          std::cout << AsJson(facts).dump(-1, ' ', false, Json::error_handler_t::replace) << "\n";
+          std::cout << AsJson(facts, gpu).dump(-1, ' ', false, Json::error_handler_t::replace)
+                    << "\n";
         } else {
-          Print(facts);
+          Print(facts, gpu);
         }
         return OkStatus();
       };

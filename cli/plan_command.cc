@@ -5,14 +5,18 @@
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "cli/command.h"
 #include "cli/config_loader.h"
+#include "cli/machine_file.h"
 #include "cli/plan_facts.h"
+#include "cli/plan_roofline.h"
 #include "cli/run_options.h"
 #include "cli/training_run.h"
 #include "parallelism/planner.h"
 #include "proto/config.pb.h"
+#include "worker/model/model_shape.h"
 
 namespace trireme {
 namespace {
@@ -26,7 +30,17 @@ struct PlanOptions {
   double tflops = 0;
   double wire_gbits = 16;
   double memory_gib = 0;
+  std::string machine;
   bool json = false;
+};
+
+// What --machine adds to a plan.
+struct Expectation {
+  MachineFile machine;
+  Roofline roofline;
+  double tokens_per_second = 0;
+  double mfu = 0;
+  double roofline_tokens_per_second = 0;  // all workers' kernels at their rooflines, nothing else
 };
 
 std::string Text(double value, const char* format) {
@@ -122,6 +136,58 @@ void PrintPlan(const Plan& plan, const MachineFacts& machine) {
             << "memory        " << MiB(plan.memory_bytes_max) << " a worker, "
             << MiB(machine.memory_bytes) << " are there\n";
   for (const std::string& note : plan.notes) std::cout << "note          " << note << "\n";
+}
+
+const char* KindText(KernelEstimate::Kind kind) {
+  switch (kind) {
+    case KernelEstimate::Kind::kProduct:
+      return "product";
+    case KernelEstimate::Kind::kAttention:
+      return "attention";
+    default:
+      return "memory";
+  }
+}
+
+void PrintExpectation(const Expectation& expectation) {
+  const Roofline& roofline = expectation.roofline;
+  std::cout << "\nkernels of a step of one worker, on " << expectation.machine.name << "\n";
+  std::vector<std::vector<std::string>> rows = {
+      {"kernel", "calls", "GB", "TFLOP", "roofline ms", "expected ms", "share"}};
+  for (const KernelEstimate& kernel : roofline.kernels) {
+    rows.push_back({kernel.name, StrCat(kernel.calls), Text(kernel.bytes * 1e-9, "%.2f"),
+                    Text(kernel.flop * 1e-12, "%.3f"), Text(kernel.roofline_seconds * 1e3, "%.3f"),
+                    Text(kernel.expected_seconds * 1e3, "%.3f"),
+                    Text(100 * kernel.expected_seconds / roofline.expected_seconds, "%.1f %%")});
+  }
+  rows.push_back({"all", "", "", "", Text(roofline.roofline_seconds * 1e3, "%.3f"),
+                  Text(roofline.expected_seconds * 1e3, "%.3f"), ""});
+  PrintTable(rows);
+  std::cout << "expected      " << Thousands(static_cast<int64_t>(expectation.tokens_per_second))
+            << " tokens/s, MFU " << Text(100 * expectation.mfu, "%.1f %%") << " (6N + 6LCT); "
+            << Thousands(static_cast<int64_t>(expectation.roofline_tokens_per_second))
+            << " tokens/s if every kernel ran at its roofline\n";
+}
+
+Json ExpectationJson(const Expectation& expectation) {
+  Json kernels = Json::array();
+  for (const KernelEstimate& kernel : expectation.roofline.kernels) {
+    kernels.push_back({{"kernel", kernel.name},
+                       {"kind", KindText(kernel.kind)},
+                       {"calls", kernel.calls},
+                       {"bytes", kernel.bytes},
+                       {"flop", kernel.flop},
+                       {"roofline_seconds", kernel.roofline_seconds},
+                       {"expected_seconds", kernel.expected_seconds}});
+  }
+  return {{"name", expectation.machine.name},
+          {"kernels", kernels},
+          {"roofline_seconds", expectation.roofline.roofline_seconds},
+          {"expected_seconds", expectation.roofline.expected_seconds},
+          {"tokens_per_second", expectation.tokens_per_second},
+          {"roofline_tokens_per_second", expectation.roofline_tokens_per_second},
+          {"mfu", expectation.mfu},
+          {"mfu_formula", "6N + 6LCT"}};
 }
 
 void PrintOthers(const std::vector<Plan>& plans) {
@@ -224,6 +290,20 @@ Result<std::vector<Plan>> Replan(const PlanOptions& options, const proto::Config
   return plans;
 }
 
+Result<Expectation> Expect(const proto::Config& config, const MachineFile& machine,
+                           const Plan& plan) {
+  ASSIGN_OR_RETURN(const auto laid_out, WithLayout(config, plan.layout));
+  Expectation expectation{machine, EstimateKernels(*laid_out, machine)};
+  const double tokens = static_cast<double>(plan.layout.tokens);
+  const double peak = machine.peak_flop.at(plan.layout.compute) * plan.workers;
+  const double flop_per_token = TrainingFlopPerToken(
+      ModelShape::From(laid_out->model()), plan.parameters, laid_out->data().sequence_length());
+  expectation.tokens_per_second = tokens / plan.step_seconds;
+  expectation.mfu = expectation.tokens_per_second * flop_per_token / peak;
+  expectation.roofline_tokens_per_second = tokens / expectation.roofline.roofline_seconds;
+  return expectation;
+}
+
 Status Run(const PlanOptions& options) {
   ASSIGN_OR_RETURN(const auto config, LoadFilledConfig(options.file));
   PlanRequest request = PlanRequestOf(*config);
@@ -234,7 +314,16 @@ Status Run(const PlanOptions& options) {
   question.flop_per_second = options.tflops * 1e12;
   question.wire_bytes_per_second = options.wire_gbits * 1e9 / 8;
   question.memory_bytes = static_cast<int64_t>(options.memory_gib * (int64_t{1} << 30));
-  const MachineFacts machine = MeasureMachine(*config, question);
+  MachineFacts machine;
+  MachineFile described;
+  if (options.machine.empty()) {
+    machine = MeasureMachine(*config, question);
+  } else {
+    ASSIGN_OR_RETURN(described, ReadMachineFile(options.machine));
+    machine = FactsOf(described, EstimateKernels(*config, described), ModelFactsOf(*config),
+                      request, options.hosts);
+    if (question.memory_bytes > 0) machine.memory_bytes = question.memory_bytes;
+  }
   std::vector<Plan> plans;
   if (workers == as_written) {
     ASSIGN_OR_RETURN(Plan plan, MakePlan(request, ModelFactsOf(*config), machine));
@@ -242,8 +331,13 @@ Status Run(const PlanOptions& options) {
   } else {
     ASSIGN_OR_RETURN(plans, Replan(options, *config, machine));
   }
+  std::optional<Expectation> expectation;
+  if (!options.machine.empty()) {
+    ASSIGN_OR_RETURN(expectation, Expect(*config, described, plans[0]));
+  }
   if (options.json) {
     Json json = PlanJson(plans[0], machine);
+    if (expectation) json["machine"] = ExpectationJson(*expectation);
     json["other_layouts"] = Json::array();
     for (size_t i = 1; i < plans.size(); ++i) {
       json["other_layouts"].push_back({{"layout", LayoutJson(plans[i].layout)},
@@ -255,6 +349,7 @@ Status Run(const PlanOptions& options) {
     std::cout << json.dump() << "\n";
   } else {
     PrintPlan(plans[0], machine);
+    if (expectation) PrintExpectation(*expectation);
     PrintOthers(plans);
   }
   if (plans[0].fits) return OkStatus();
@@ -281,6 +376,9 @@ std::function<Status()> SetUp(CLI::App& app) {
   app.add_option("--memory-gib", options->memory_gib,
                  "GiB that a worker may use; this host's free memory without it")
       ->check(CLI::PositiveNumber);
+  app.add_option("--machine", options->machine,
+                 "plan for the machine that this YAML describes (examples/machines/h100.yaml), "
+                 "with a roofline estimate of every kernel; nothing is measured here");
   AddJsonOption(app, &options->json);
   return [options] { return Run(*options); };
 }

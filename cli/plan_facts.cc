@@ -114,10 +114,11 @@ ModelFacts ModelFactsOf(const proto::Config& config) {
   ModelFacts facts;
   facts.specs = ParameterSpecs(shape, request.tensor, request.pipeline);
   SizeOnlyGroup group(request.tensor);
+  Stream stream(1);  // says where the memory would be; nothing is enqueued
   StageOptions options;
   for (int s = 0; s < request.pipeline; ++s) {
     options = StageOptionsFor(config, mesh, mesh.RankOf({0, 0, 0, s}));
-    const DecoderStage stage(options, facts.specs, nullptr, nullptr, TensorGroup(&group, 0), {});
+    const DecoderStage stage(options, facts.specs, &stream, nullptr, TensorGroup(&group, 0), {});
     const StageMemory memory = stage.Memory();
     const LayerRange layers = StageLayers(shape.layers, request.pipeline, s);
     StageCosts costs;

@@ -1,6 +1,7 @@
 // trireme plan, as users run it.
 #include <gmock/gmock.h>
 
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "tests/cli/program.h"
@@ -74,6 +75,90 @@ TEST_F(PlanTest, ImpossibleLayoutsAreOneLine) {
   refused("--set layout.tensor=3", "layout.tensor: 3: expected a divisor");
   refused("--set layout.pipeline_schedule=zigzag", "layout.pipeline_schedule: zigzag");
   refused("--memory-gib 0.001", "a worker needs");
+}
+
+constexpr char kMachine[] = R"(name: a test's machine
+peak_tflops: {bfloat16: 40, float32: 20}
+memory_gib: 1
+memory_gb_per_second: 1000
+link_gb_per_second: 100
+network_gb_per_second: 10
+program_gib: 0.25
+reach: {products: 0.5, memory: 0.8}
+)";
+
+TEST_F(PlanTest, AMachineOfAFileGivesEveryKernelItsRoofline) {
+  place_.Write("machine.yaml", kMachine);
+  const std::string alone = "--machine machine.yaml --set layout.data=1 --set layout.tensor=1";
+  const json plan = Plan(alone);
+  const json& machine = plan["machine"];
+  double flop = 0, expected = 0;
+  std::map<std::string, json> kernels;
+  for (const json& kernel : machine["kernels"]) {
+    kernels[kernel["kernel"]] = kernel;
+    if (kernel["kind"] != "memory") flop += kernel["flop"].get<double>();
+    expected += kernel["expected_seconds"].get<double>();
+  }
+  // 16 microbatches of 32 tokens, 4 layers: y = x w with w of 2 * 96 rows and 64 columns.
+  const json& gate = kernels.at("gate and up forward");
+  EXPECT_EQ(gate["calls"], 64);
+  EXPECT_EQ(gate["flop"], 64 * 2.0 * 32 * 192 * 64);
+  EXPECT_EQ(gate["bytes"], 64 * 4.0 * (32 * (192 + 64) + 192 * 64));
+  EXPECT_DOUBLE_EQ(gate["roofline_seconds"], gate["bytes"].get<double>() / 1e12)
+      << "so small a product is bound by memory";
+  EXPECT_DOUBLE_EQ(gate["expected_seconds"], gate["bytes"].get<double>() / 0.8e12);
+  const json& swiglu = kernels.at("swiglu forward");
+  EXPECT_EQ(swiglu["bytes"], 64 * 3.0 * 32 * 96 * 4);
+  EXPECT_EQ(swiglu["kind"], "memory");
+  EXPECT_EQ(kernels.at("adamw")["bytes"], 28.0 * plan["parameters"].get<double>());
+  EXPECT_DOUBLE_EQ(machine["expected_seconds"], expected);
+  // One worker: the step is its kernels. The planner's own count of FLOP agrees with the table's:
+  // 6N and attention, the tied table multiplied once.
+  const double tokens = 16 * 32;
+  EXPECT_NEAR(plan["step_seconds"].get<double>(), expected, 0.02 * expected);
+  const double counted = plan["parameters"].get<double>() - 9 * 64;  // norms multiply nothing
+  EXPECT_NEAR(flop, tokens * (6 * counted + 7 * 4 * 64 * 32), 1e-6 * flop);
+  EXPECT_NEAR(machine["mfu"].get<double>(),
+              (6 * plan["parameters"].get<double>() + 6 * 4 * 64 * 32) *
+                  machine["tokens_per_second"].get<double>() / 2e13,
+              1e-9);
+  EXPECT_EQ(plan["memory_bytes_available"], 1 << 30);
+  EXPECT_GE(plan["memory_bytes_max"], 1 << 28) << "the program's own memory is part of it";
+
+  const Outcome text = place_.Run("plan run.yaml " + alone);
+  EXPECT_EQ(text.exit_code, 0) << text.err;
+  EXPECT_THAT(text.out, HasSubstr("kernels of a step of one worker, on a test's machine"));
+  EXPECT_THAT(text.out, HasSubstr("tokens/s, MFU "));
+}
+
+TEST_F(PlanTest, TheMachineOfTheExamplesIsReadAndWorkersShareTheirKernels) {
+  const std::string h100 = "--machine " TRIREME_SOURCE "/examples/machines/h100.yaml ";
+  const json one = Plan(h100 + "--set layout.data=1 --set layout.tensor=1");
+  const json two = Plan(h100 + "--set layout.data=1 --set layout.tensor=2");
+  const auto flop = [](const json& plan) {
+    double sum = 0;
+    for (const json& kernel : plan["machine"]["kernels"]) sum += kernel["flop"].get<double>();
+    return sum;
+  };
+  EXPECT_NEAR(flop(two), flop(one) / 2, 1e-6 * flop(one));
+}
+
+TEST_F(PlanTest, AMachineThatSaysNonsenseIsOneLine) {
+  const auto refused = [&](const std::string& file, const std::string& message) {
+    place_.Write("machine.yaml", file);
+    const Outcome outcome = place_.Run("plan run.yaml --machine machine.yaml");
+    EXPECT_EQ(outcome.exit_code, 2);
+    EXPECT_EQ(Lines(outcome.err), 1) << outcome.err;
+    EXPECT_THAT(outcome.err, HasSubstr(message));
+  };
+  refused("name: x\nspeed: 3\n", "machine.yaml:2: speed: unknown key: expected one of name, ");
+  refused("name: x\nmemory_gib: -1\n", "machine.yaml:2: memory_gib: -1: expected a number above 0");
+  refused("name: x\nreach: {memory: 1.5}\n", "reach.memory: 1.5: expected a number above 0 and at");
+  refused("name: x\n", "peak_tflops: missing");
+  refused("name: [x", "machine.yaml:");
+  const Outcome outcome = place_.Run("plan run.yaml --machine nowhere.yaml");
+  EXPECT_EQ(outcome.exit_code, 2);
+  EXPECT_THAT(outcome.err, HasSubstr("nowhere.yaml: cannot be read"));
 }
 
 TEST_F(PlanTest, AScheduleOfTheUsersOwnIsReadFromCsv) {

@@ -1,0 +1,125 @@
+#include "cli/machine_file.h"
+
+#include <yaml-cpp/yaml.h>
+
+#include <functional>
+#include <vector>
+
+namespace trireme {
+namespace {
+
+struct Key {
+  const char* name;
+  bool required;
+  std::function<Status(const YAML::Node&)> read;
+};
+
+class Reader {
+ public:
+  explicit Reader(std::string path) : path_(std::move(path)) {}
+
+  Status Refuse(const YAML::Node& node, const std::string& what) const {
+    const int line = node.Mark().line;
+    return InvalidArgumentError(StrCat(path_, line < 0 ? "" : StrCat(":", line + 1), ": ", what));
+  }
+
+  // A positive number at most `most`, times `unit`.
+  std::function<Status(const YAML::Node&)> Number(const std::string& name, double unit, double most,
+                                                  double* value) const {
+    return [=, this](const YAML::Node& node) -> Status {
+      double number = 0;
+      if (!node.IsScalar() || !YAML::convert<double>::decode(node, number) ||
+          !(number > 0 && number <= most)) {
+        return Refuse(node, StrCat(name, ": ", node.IsScalar() ? node.Scalar() : "no number",
+                                   ": expected a number above 0",
+                                   most < 1e300 ? StrCat(" and at most ", most) : ""));
+      }
+      *value = number * unit;
+      return OkStatus();
+    };
+  }
+
+  Status ReadMap(const YAML::Node& map, const std::string& section,
+                 const std::vector<Key>& keys) const {
+    if (!map.IsMap()) return Refuse(map, StrCat(section, ": expected keys with values"));
+    std::string names;
+    for (const Key& key : keys) names += StrCat(names.empty() ? "" : ", ", key.name);
+    for (const auto& entry : map) {
+      const std::string name = entry.first.Scalar();
+      bool known = false;
+      for (const Key& key : keys) {
+        if (name != key.name) continue;
+        known = true;
+        RETURN_IF_ERROR(key.read(entry.second));
+      }
+      if (!known) {
+        return Refuse(entry.first, StrCat(section, section.empty() ? "" : ".", name,
+                                          ": unknown key: expected one of ", names));
+      }
+    }
+    for (const Key& key : keys) {
+      if (key.required && !map[key.name]) {
+        return Refuse(map, StrCat(section, section.empty() ? "" : ".", key.name,
+                                  ": missing: a machine needs it"));
+      }
+    }
+    return OkStatus();
+  }
+
+ private:
+  std::string path_;
+};
+
+}  // namespace
+
+Result<MachineFile> ReadMachineFile(const std::string& path) {
+  YAML::Node root;
+  try {
+    root = YAML::LoadFile(path);
+  } catch (const YAML::ParserException& error) {
+    return InvalidArgumentError(StrCat(path, ":", error.mark.line + 1, ": ", error.msg));
+  } catch (const YAML::Exception&) {
+    return InvalidArgumentError(StrCat(path, ": cannot be read"));
+  }
+  const Reader reader(path);
+  MachineFile machine;
+  double memory = 0, program = 0, f32 = 0, bf16 = 0;
+  constexpr double kGiB = 1 << 30, kAny = 1e301;
+  const auto name = [&](const YAML::Node& node) -> Status {
+    if (!node.IsScalar()) return reader.Refuse(node, "name: expected a text");
+    machine.name = node.Scalar();
+    return OkStatus();
+  };
+  const auto peaks = [&](const YAML::Node& node) {
+    return reader.ReadMap(
+        node, "peak_tflops",
+        {{"bfloat16", true, reader.Number("peak_tflops.bfloat16", 1e12, kAny, &bf16)},
+         {"float32", true, reader.Number("peak_tflops.float32", 1e12, kAny, &f32)}});
+  };
+  const auto reach = [&](const YAML::Node& node) {
+    return reader.ReadMap(
+        node, "reach",
+        {{"products", false, reader.Number("reach.products", 1, 1, &machine.reach_products)},
+         {"attention", false, reader.Number("reach.attention", 1, 1, &machine.reach_attention)},
+         {"memory", false, reader.Number("reach.memory", 1, 1, &machine.reach_memory)}});
+  };
+  RETURN_IF_ERROR(reader.ReadMap(
+      root, "",
+      {{"name", true, name},
+       {"peak_tflops", true, peaks},
+       {"memory_gib", true, reader.Number("memory_gib", kGiB, kAny, &memory)},
+       {"memory_gb_per_second", true,
+        reader.Number("memory_gb_per_second", 1e9, kAny, &machine.memory_bytes_per_second)},
+       {"link_gb_per_second", true,
+        reader.Number("link_gb_per_second", 1e9, kAny, &machine.link_bytes_per_second)},
+       {"network_gb_per_second", true,
+        reader.Number("network_gb_per_second", 1e9, kAny, &machine.network_bytes_per_second)},
+       {"program_gib", false, reader.Number("program_gib", kGiB, kAny, &program)},
+       {"reach", false, reach}}));
+  machine.peak_flop = {{DType::kF32, f32}, {DType::kBF16, bf16}};
+  machine.memory_bytes = static_cast<int64_t>(memory);
+  machine.program_bytes = static_cast<int64_t>(program);
+  return machine;
+}
+
+}  // namespace trireme

@@ -1,0 +1,171 @@
+#include "cli/plan_roofline.h"
+
+#include <algorithm>
+
+#include "cli/plan_facts.h"
+#include "proto/config.pb.h"
+#include "worker/training/run_setup.h"
+
+namespace trireme {
+namespace {
+
+using Kind = KernelEstimate::Kind;
+
+// T tokens of a microbatch, L length, H hidden, Q and K widths of a rank's query and key heads,
+// F and V of a rank's share of the feed-forward and the vocabulary; e bytes an element.
+class StepKernels {
+ public:
+  StepKernels(const proto::Config& config, const MachineFile& machine)
+      : config_(config), machine_(machine), request_(PlanRequestOf(config)) {
+    shape_ = ModelShape::From(config.model());
+    const int64_t tensor = request_.tensor;
+    tokens_ = config.batch().microbatch_sequences() * config.data().sequence_length();
+    length_ = config.data().sequence_length();
+    microbatches_ = (request_.microbatches + request_.data - 1) / request_.data;
+    layers_ = 0;
+    for (int s = 0; s < request_.pipeline; ++s) {
+      const LayerRange range = StageLayers(shape_.layers, request_.pipeline, s);
+      layers_ = std::max(layers_, range.end - range.begin);
+    }
+    hidden_ = shape_.hidden_size;
+    queries_ = shape_.heads * shape_.head_dim / tensor;
+    keys_ = std::max<int64_t>(1, shape_.kv_heads / tensor) * shape_.head_dim;
+    inner_ = shape_.intermediate_size / tensor;
+    vocabulary_ = (shape_.vocab_size + tensor - 1) / tensor;
+    width_ = static_cast<double>(ByteSize(request_.compute));
+    const Mesh mesh(request_.data, request_.tensor, request_.pipeline);
+    recompute_ = StageOptionsFor(config, mesh, 0).recompute;
+  }
+
+  Roofline Make() {
+    const bool rotary = shape_.family == ModelFamily::kLlama;
+    const double t = static_cast<double>(tokens_);
+    const int64_t per_layer = layers_ * microbatches_;
+    // Recomputing: a layer's forward pass once more, or only what is between its products.
+    const int64_t again = recompute_ == Recompute::kFull ? 2 : 1;
+    const int64_t cheap_again = recompute_ == Recompute::kNone ? 1 : 2;
+    Memory("embedding", 2 * microbatches_, 2 * t * Wide(hidden_));
+    const double norm = 4 * t * Wide(hidden_);
+    Memory("norm forward", 2 * per_layer * cheap_again, norm);
+    Product("qkv", queries_ + 2 * keys_, hidden_, per_layer, again);
+    if (rotary) Memory("rotary", 2 * per_layer, 2 * t * Wide(queries_ + keys_));
+    Attention(per_layer, again);
+    Product("attention out", hidden_, queries_, per_layer, again);
+    if (rotary) {
+      Product("gate and up", 2 * inner_, hidden_, per_layer, again);
+      Memory("swiglu forward", per_layer * cheap_again, 3 * t * Wide(inner_));
+      Memory("swiglu backward", per_layer, 5 * t * Wide(inner_));
+    } else {
+      Product("up", inner_, hidden_, per_layer, again);
+      Memory("gelu forward", per_layer * cheap_again, 2 * t * Wide(inner_));
+      Memory("gelu backward", per_layer, 3 * t * Wide(inner_));
+    }
+    Product("down", hidden_, inner_, per_layer, again);
+    Memory("norm backward", 2 * per_layer, norm);
+    Product("head", vocabulary_, hidden_, microbatches_, 1);
+    // Logits are read for the statistics, and read and overwritten by their gradient.
+    Memory("classifier", microbatches_, 3 * t * Wide(vocabulary_));
+    const size_t update = result_.kernels.size();
+    Update();
+    for (size_t k = 0; k < result_.kernels.size(); ++k) {
+      const KernelEstimate& kernel = result_.kernels[k];
+      result_.roofline_seconds += kernel.roofline_seconds;
+      result_.expected_seconds += kernel.expected_seconds;
+      if (k >= update) result_.update_seconds += kernel.expected_seconds;
+    }
+    return result_;
+  }
+
+ private:
+  double Wide(int64_t elements) const { return static_cast<double>(elements) * width_; }
+
+  void Add(std::string name, Kind kind, int64_t calls, double flop_each, double bytes_each) {
+    KernelEstimate kernel{std::move(name), kind, calls};
+    kernel.flop = flop_each * static_cast<double>(calls);
+    kernel.bytes = bytes_each * static_cast<double>(calls);
+    const double peak = machine_.peak_flop.at(request_.compute);
+    const double reach =
+        kind == Kind::kAttention ? machine_.reach_attention : machine_.reach_products;
+    const double moving = kernel.bytes / machine_.memory_bytes_per_second;
+    kernel.roofline_seconds = std::max(kernel.flop / peak, moving);
+    kernel.expected_seconds =
+        std::max(kernel.flop / (peak * reach), moving / machine_.reach_memory);
+    result_.kernels.push_back(std::move(kernel));
+  }
+
+  void Memory(const char* name, int64_t calls, double bytes_each) {
+    Add(name, Kind::kMemory, calls, 0, bytes_each);
+  }
+
+  // y [T, out] = x [T, in] w [out, in]; dx = dy w; dw += dy x, in f32.
+  void Product(const std::string& name, int64_t out, int64_t in, int64_t calls, int64_t forwards) {
+    const double t = static_cast<double>(tokens_);
+    const double weights = static_cast<double>(out * in);
+    const double flop = 2 * t * weights;
+    const double operands = t * Wide(out + in) + weights * width_;
+    Add(name + " forward", Kind::kProduct, calls * forwards, flop, operands);
+    Add(name + " input gradient", Kind::kProduct, calls, flop, operands);
+    Add(name + " weight gradient", Kind::kProduct, calls, flop, t * Wide(out + in) + 8 * weights);
+  }
+
+  // Two products of half the square; five, of which one is made again, in the backward pass.
+  void Attention(int64_t calls, int64_t forwards) {
+    const double t = static_cast<double>(tokens_);
+    const double flop = 2 * t * static_cast<double>(length_) * static_cast<double>(queries_);
+    Add("attention forward", Kind::kAttention, calls * forwards, flop,
+        t * Wide(2 * queries_ + 2 * keys_));
+    Add("attention backward", Kind::kAttention, calls, 2.5 * flop,
+        t * Wide(4 * queries_ + 4 * keys_));
+  }
+
+  void Update() {
+    const ModelFacts model = ModelFactsOf(config_);
+    const Result<Plan> plan = MakePlan(request_, model, MachineFacts());
+    CHECK(plan.ok()) << plan.status().message();
+    int64_t updated = 0;
+    for (const StagePlan& stage : plan->stages) {
+      updated = std::max(updated, stage.updated_parameters);
+    }
+    const double n = static_cast<double>(updated);
+    Memory("gradient norm", 1, 4 * n);
+    // Gradient, master weight and two moments are read; the three are written, and the copy that
+    // products read.
+    Memory("adamw", 1, (request_.compute == DType::kBF16 ? 30 : 28) * n);
+  }
+
+  const proto::Config& config_;
+  const MachineFile& machine_;
+  const PlanRequest request_;
+  ModelShape shape_;
+  Recompute recompute_ = Recompute::kNone;
+  int64_t tokens_, length_, microbatches_, layers_, hidden_, queries_, keys_, inner_, vocabulary_;
+  double width_;
+  Roofline result_;
+};
+
+}  // namespace
+
+Roofline EstimateKernels(const proto::Config& config, const MachineFile& machine) {
+  return StepKernels(config, machine).Make();
+}
+
+MachineFacts FactsOf(const MachineFile& machine, const Roofline& roofline, const ModelFacts& model,
+                     const PlanRequest& request, int hosts) {
+  double flop = 0;  // of a microbatch on the busiest stage, as the planner counts it
+  for (const StageCosts& stage : model.stages) {
+    flop = std::max(flop, stage.flop + stage.recomputed_flop);
+  }
+  const double microbatches = static_cast<double>(request.microbatches) / request.data;
+  MachineFacts facts;
+  facts.flop_per_second =
+      flop * microbatches / (roofline.expected_seconds - roofline.update_seconds);
+  facts.memory_bytes_per_second = machine.memory_bytes_per_second * machine.reach_memory;
+  facts.wire_bytes_per_second =
+      hosts > 1 ? machine.network_bytes_per_second : machine.link_bytes_per_second;
+  facts.wire_seconds = 10e-6;
+  facts.program_bytes = machine.program_bytes;
+  facts.memory_bytes = machine.memory_bytes;
+  return facts;
+}
+
+}  // namespace trireme
