@@ -134,7 +134,7 @@ Status ResolveModel(proto::Config* config) {
   return ResolveModelFrom(source->config(), config->mutable_model());
 }
 
-// Where the run's tokenizer is: as configured, or what the token files were made with. May be empty.
+// Where the run's tokenizer is: as configured, or what the token files were made with; or empty.
 std::string TokenizerPath(const proto::Config& config) {
   if (!config.data().tokenizer().empty() || config.data().train_size() == 0) {
     return config.data().tokenizer();

@@ -41,18 +41,20 @@ Carry CarryIn(const CarrySpec& spec, const Slab& slab) {
   return carry;
 }
 
-// Slabs of one size, used again.
+// Slabs of one size on one device, used again.
 class SlabPool {
  public:
+  explicit SlabPool(DeviceKind device) : device_(device) {}
   Slab Take(int64_t bytes) {
-    if (free_.empty()) return std::make_shared<Buffer>(bytes);
+    if (free_.empty()) return std::make_shared<Buffer>(bytes, device_);
     Slab slab = std::move(free_.back());
     free_.pop_back();
-    return slab->bytes() == bytes ? slab : std::make_shared<Buffer>(bytes);
+    return slab->bytes() == bytes ? slab : std::make_shared<Buffer>(bytes, device_);
   }
   void Give(Slab slab) { free_.push_back(std::move(slab)); }
 
  private:
+  DeviceKind device_;
   std::vector<Slab> free_;
 };
 
@@ -78,6 +80,8 @@ struct CarryTransfer {
 }  // namespace
 
 struct PipelineExecutor::Buffers {
+  explicit Buffers(DeviceKind device)
+      : input(device), input_gradient(device), output(device), output_gradient(device) {}
   SlabPool input, input_gradient, output, output_gradient;
 };
 
@@ -296,9 +300,8 @@ PipelineExecutor::PipelineExecutor(Schedule schedule, int stage, PipelineOptions
     : schedule_(std::move(schedule)),
       stage_(stage),
       options_(std::move(options)),
-      buffers_(std::make_unique<Buffers>()) {
+      buffers_(std::make_unique<Buffers>(options_.stream->device())) {
   CHECK(stage_ >= 0 && stage_ < schedule_.stages);
-  CHECK(options_.stream != nullptr);
 }
 
 PipelineExecutor::~PipelineExecutor() = default;

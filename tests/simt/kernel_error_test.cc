@@ -229,5 +229,15 @@ TEST(KernelErrorDeathTest, TheHostCannotTouchDeviceMemory) {
   EXPECT_DEATH(EXPECT_EQ(out.get()[999], 0), "simt: the host touched byte 3996");
 }
 
+__global__ void Copy(float* out, const float* in) { out[threadIdx.x] = in[threadIdx.x]; }
+
+TEST_F(KernelErrorTest, MemoryOfTheHostIsNoArgument) {
+  DeviceArray<float> out(std::vector<float>(32)), in(std::vector<float>(32, 3.0f));
+  EXPECT_EQ(ErrorOf(1, 32, &Copy, out.get(), static_cast<const float*>(in.get())), "");
+  const std::vector<float> host(32, 3.0f);
+  EXPECT_THAT(ErrorOf(1, 32, &Copy, out.get(), host.data()),
+              StartsWith("simt: argument 2 is no memory of the GPU; launch "));
+}
+
 }  // namespace
 }  // namespace trireme::gpu

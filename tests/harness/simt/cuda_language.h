@@ -5,6 +5,7 @@
 #include <cuda_runtime_api.h>
 #include <simt/block.h>
 #include <simt/builtins.h>
+#include <simt/device_memory.h>
 
 #include <bit>
 #include <cmath>
@@ -190,12 +191,29 @@ void CheckPackAligned(SharedPointer<T> p, int elements) {
   Block::Current().Fail("a pack in a shared array at an index that is no multiple of its size");
 }
 
+// A kernel's plain pointers are memory of the GPU: it could not read the host's.
+template <typename T>
+void CheckArgument(const std::string& kernel, size_t index, const T& argument) {
+  if constexpr (std::is_pointer_v<T>) {
+    if (argument == nullptr || IsDeviceMemory(argument, 1)) return;
+    throw KernelError("simt: argument " + std::to_string(index) +
+                      " is no memory of the GPU; launch " + kernel);
+  }
+}
+
+template <typename... Params>
+void CheckArguments(const std::string& kernel, const std::tuple<Params...>& arguments) {
+  size_t index = 0;
+  std::apply([&](const auto&... each) { (CheckArgument(kernel, ++index, each), ...); }, arguments);
+}
+
 // kernel<<<grid, block, 0, stream>>>(args...): queued on the stream, arguments by value.
 template <typename... Params, typename... Args>
 void LaunchKernel(void* stream, dim3 grid, dim3 block, std::string name, void (*kernel)(Params...),
                   Args&&... args) {
   Enqueue(static_cast<cudaStream_t>(stream),
           [=, name = std::move(name), packed = std::tuple<Params...>(std::forward<Args>(args)...)] {
+            CheckArguments(name, packed);
             RunGrid(grid, block, name, [&] { std::apply(kernel, packed); });
           });
 }
