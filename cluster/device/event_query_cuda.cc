@@ -1,5 +1,5 @@
 #include "cluster/device/cuda_device.h"
-#include "cluster/device/cuda_error.h"
+#include "cluster/device/cuda_error.cuh"
 
 namespace trireme::cuda {
 

@@ -1,7 +1,7 @@
 #include <cstring>
 
 #include "cluster/device/cuda_device.h"
-#include "cluster/device/cuda_error.h"
+#include "cluster/device/cuda_error.cuh"
 
 namespace trireme::cuda {
 

@@ -13,7 +13,7 @@
 
 #include "cluster/device/buffer.h"
 #include "cluster/device/cuda_device.h"
-#include "cluster/device/cuda_error.h"
+#include "cluster/device/cuda_error.cuh"
 #include "worker/kernels/algorithm_cache.h"
 #include "worker/kernels/cuda_kernels.h"
 #include "worker/kernels/stream_scratch.cuh"
