@@ -9,9 +9,12 @@ std::shared_ptr<Stream> SideStream(const Stream& compute) {
 
 Buffer DeviceMemory(const Stream& compute, int64_t bytes) {
   (void)compute.native();  // memory is made on the calling thread's GPU
-  return Buffer(bytes, compute.device());
+  return Buffer(bytes, compute.device(), "communication");
 }
 
-Buffer PinnedMemory(const Stream& compute, int64_t bytes) { return Buffer(bytes); }
+Buffer PinnedMemory(const Stream& compute, int64_t bytes) {
+  return compute.device() == DeviceKind::kCuda ? Buffer::Pinned(bytes, "communication")
+                                               : Buffer(bytes);
+}
 
 }  // namespace trireme

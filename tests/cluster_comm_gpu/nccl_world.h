@@ -15,6 +15,7 @@ struct FakeNccl {
   decltype(&FakeNcclFailCall) fail_call;
   decltype(&FakeNcclAsyncError) async_error;
   decltype(&FakeNcclHangInAbort) hang_in_abort;
+  decltype(&FakeNcclDevice) device;
   decltype(&FakeNcclAlive) alive;
   decltype(&FakeNcclAborts) aborts;
   decltype(&FakeNcclCalls) calls;

@@ -38,6 +38,7 @@ struct Call {
   int type;
   int root;  // the peer of a send or receive
   FakeComm* comm;
+  void* stream;
 };
 
 // What the ranks of one unique id share.
@@ -70,6 +71,9 @@ struct World {
   bool hang_in_abort = false;
   int alive = 0;
   int aborts = 0;
+  void (*settle)(void*) = nullptr;
+  void (*begin)() = nullptr;
+  void (*end)() = nullptr;
 };
 
 World& world() {
@@ -219,12 +223,17 @@ int RunGroup() {
   World& w = world();
   std::vector<Call> calls;
   calls.swap(group_calls);
+  for (const Call& call : calls) {
+    if (w.settle != nullptr) w.settle(call.stream);
+  }
   std::lock_guard<std::mutex> lock(w.mutex);
   int result = kSuccess;
   for (const Call& call : calls) {
     if (call.comm->ended || AsyncState(*call.comm) == kInProgress) return kInvalidUsage;
   }
+  if (w.begin != nullptr) w.begin();
   for (const Call& call : calls) Start(call);
+  if (w.end != nullptr) w.end();
   for (const Call& call : calls) result = std::max(result, AsyncState(*call.comm));
   return result;
 }
@@ -280,6 +289,12 @@ void FakeNcclHangInAbort(bool hang) {
   std::lock_guard<std::mutex> lock(world().mutex);
   world().hang_in_abort = hang;
   world().news.notify_all();
+}
+void FakeNcclDevice(void (*settle)(void*), void (*begin)(), void (*end)()) {
+  std::lock_guard<std::mutex> lock(world().mutex);
+  world().settle = settle;
+  world().begin = begin;
+  world().end = end;
 }
 int FakeNcclAlive() {
   std::lock_guard<std::mutex> lock(world().mutex);
@@ -374,37 +389,38 @@ int ncclGroupEnd() {
   }
   return --nccl::group_depth > 0 ? static_cast<int>(nccl::kSuccess) : nccl::RunGroup();
 }
-int ncclSend(const void* data, size_t count, int type, int peer, nccl::Comm comm, nccl::Stream) {
+int ncclSend(const void* data, size_t count, int type, int peer, nccl::Comm comm,
+             nccl::Stream stream) {
   return nccl::Add("ncclSend", {Call::Kind::kSend, data, nullptr, count, type, peer,
-                                static_cast<FakeComm*>(comm)});
+                                static_cast<FakeComm*>(comm), stream});
 }
-int ncclRecv(void* data, size_t count, int type, int peer, nccl::Comm comm, nccl::Stream) {
+int ncclRecv(void* data, size_t count, int type, int peer, nccl::Comm comm, nccl::Stream stream) {
   return nccl::Add("ncclRecv", {Call::Kind::kRecv, nullptr, data, count, type, peer,
-                                static_cast<FakeComm*>(comm)});
+                                static_cast<FakeComm*>(comm), stream});
 }
 int ncclAllReduce(const void* in, void* out, size_t count, int type, int, nccl::Comm comm,
-                  nccl::Stream) {
-  return nccl::Add("ncclAllReduce",
-                   {Call::Kind::kAllReduce, in, out, count, type, 0, static_cast<FakeComm*>(comm)});
+                  nccl::Stream stream) {
+  return nccl::Add("ncclAllReduce", {Call::Kind::kAllReduce, in, out, count, type, 0,
+                                     static_cast<FakeComm*>(comm), stream});
 }
 int ncclReduceScatter(const void* in, void* out, size_t count, int type, int, nccl::Comm comm,
-                      nccl::Stream) {
+                      nccl::Stream stream) {
   return nccl::Add("ncclReduceScatter", {Call::Kind::kReduceScatter, in, out, count, type, 0,
-                                         static_cast<FakeComm*>(comm)});
+                                         static_cast<FakeComm*>(comm), stream});
 }
 int ncclReduce(const void* in, void* out, size_t count, int type, int, int root, nccl::Comm comm,
-               nccl::Stream) {
-  return nccl::Add("ncclReduce",
-                   {Call::Kind::kReduce, in, out, count, type, root, static_cast<FakeComm*>(comm)});
+               nccl::Stream stream) {
+  return nccl::Add("ncclReduce", {Call::Kind::kReduce, in, out, count, type, root,
+                                  static_cast<FakeComm*>(comm), stream});
 }
 int ncclAllGather(const void* in, void* out, size_t count, int type, nccl::Comm comm,
-                  nccl::Stream) {
-  return nccl::Add("ncclAllGather",
-                   {Call::Kind::kAllGather, in, out, count, type, 0, static_cast<FakeComm*>(comm)});
+                  nccl::Stream stream) {
+  return nccl::Add("ncclAllGather", {Call::Kind::kAllGather, in, out, count, type, 0,
+                                     static_cast<FakeComm*>(comm), stream});
 }
 int ncclBroadcast(const void* in, void* out, size_t count, int type, int root, nccl::Comm comm,
-                  nccl::Stream) {
-  return nccl::Add("ncclBroadcast",
-                   {Call::Kind::kBcast, in, out, count, type, root, static_cast<FakeComm*>(comm)});
+                  nccl::Stream stream) {
+  return nccl::Add("ncclBroadcast", {Call::Kind::kBcast, in, out, count, type, root,
+                                     static_cast<FakeComm*>(comm), stream});
 }
 }

@@ -15,6 +15,10 @@ void FakeNcclAsyncError(int result);
 // ncclCommAbort does not return until this is called with false.
 void FakeNcclHangInAbort(bool hang);
 
+// Where memory is a device's: `settle` waits for a stream; between `begin` and `end`, on one
+// thread, the device's memory can be touched. Null: memory is the process' own.
+void FakeNcclDevice(void (*settle)(void* stream), void (*begin)(), void (*end)());
+
 int FakeNcclAlive();   // communicators begun and not yet ended
 int FakeNcclAborts();  // ended by ncclCommAbort
 // How often the named call was made.

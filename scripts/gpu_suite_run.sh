@@ -1,0 +1,188 @@
+#!/usr/bin/env bash
+# Runs the GPU suite from its bundle (scripts/gpu_suite.sh) and writes report.json and report.md.
+#
+#   run.sh [--dry-run] [--out FOLDER] [correctness] [sanitizer] [performance]
+#
+# Without names all three parts run. A part takes less than 8 minutes: what is not done by then is
+# reported as cut off. A step that cannot run here (no GPU, no compute-sanitizer, no PyTorch, a
+# program that the bundle lacks) is reported as skipped, with the reason. Exit status: 0 when no step
+# failed and at least one ran.
+set -uo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+part_seconds=470
+out=$PWD/gpu_suite_report
+dry=no
+parts=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --dry-run) dry=yes ;;
+    --out) out=$2 && shift ;;
+    correctness | sanitizer | performance) parts+=("$1") ;;
+    *) echo "run.sh: $1: expected --dry-run, --out FOLDER, correctness, sanitizer or performance" >&2 && exit 2 ;;
+  esac
+  shift
+done
+[ ${#parts[@]} -eq 0 ] && parts=(correctness sanitizer performance)
+
+# part | name | what it needs | command. `needs`: programs of bin/, or sanitizer, torch, gpu.
+steps='correctness|kernels against the CPU reference|gpu cuda_kernels_gpu_test|cuda_kernels_gpu_test
+correctness|training runs of every layout|gpu cuda_training_gpu_test|cuda_training_gpu_test
+correctness|two runs, the same bits|gpu trireme|rerun
+correctness|the loss curve of the CPU|gpu trireme|curve
+sanitizer|memcheck|gpu sanitizer cuda_kernels_gpu_test|compute-sanitizer --tool memcheck --error-exitcode 1 cuda_kernels_gpu_test
+sanitizer|racecheck|gpu sanitizer cuda_kernels_gpu_test|compute-sanitizer --tool racecheck --error-exitcode 1 cuda_kernels_gpu_test
+sanitizer|initcheck|gpu sanitizer cuda_kernels_gpu_test|compute-sanitizer --tool initcheck --error-exitcode 1 cuda_kernels_gpu_test
+performance|kernels|gpu kernels_benchmark|kernels_benchmark --device=cuda --benchmark_format=json
+performance|gpt2-124m, expected|trireme|expect gpt2-124m 32
+performance|gpt2-124m|gpu train_benchmark|train_benchmark --device cuda --preset gpt2-124m --batch 32 --length 1024 --precision bfloat16
+performance|gpt2-124m, torch.compile|gpu torch|peer gpt2-124m 32
+performance|gpt2-350m|gpu train_benchmark|train_benchmark --device cuda --preset gpt2-350m --batch 16 --length 1024 --precision bfloat16
+performance|gpt2-350m, torch.compile|gpu torch|peer gpt2-350m 16
+performance|gpt2-774m|gpu train_benchmark|train_benchmark --device cuda --preset gpt2-774m --batch 8 --length 1024 --precision bfloat16
+performance|gpt2-1558m|gpu train_benchmark|train_benchmark --device cuda --preset gpt2-1558m --batch 4 --length 1024 --precision bfloat16'
+
+if [ $dry = yes ]; then
+  echo "runs:    (run.sh; a part at most $part_seconds s)"
+  for part in "${parts[@]}"; do
+    while IFS='|' read -r in name needs command; do
+      [ "$in" = "$part" ] && printf '         %-12s %-34s %s\n' "$part" "$name" "$command"
+    done <<<"$steps"
+  done
+  echo "reports: report.json, report.md with device, driver, clocks, date, commit"
+  exit 0
+fi
+
+mkdir -p "$out"
+export PATH=$here/bin:$PATH TRIREME_SHARED=$here
+libraries=$here/lib
+# CUDA's libraries of Python's nvidia packages, where the system has none.
+python=${PYTHON:-python3}
+if command -v "$python" >/dev/null; then
+  for folder in $("$python" -c 'import nvidia; [print(p) for p in nvidia.__path__]' 2>/dev/null); do
+    for lib in "$folder"/*/lib; do [ -d "$lib" ] && libraries=$libraries:$lib; done
+  done
+fi
+with_libraries() { LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} "$@"; }
+
+# A small run of so many steps, on random tokens that are the same for all.
+small_run() { # DIR DEVICE STEPS
+  if [ ! -f "$out/tokens_train.bin" ]; then
+    seq 1 60000 | awk '{print ($1 * 7919) % 1009, ($1 * 104729) % 997}' >"$out/text.txt"
+    trireme tokenizer train "$out/text.txt" --vocab-size 512 --out "$out/tokenizer.json" &&
+      trireme pack "$out/text.txt" --tokenizer "$out/tokenizer.json" --out "$out/tokens" --validation 0.05 || return
+  fi
+  rm -rf "$1"
+  cat >"$1.yaml" <<YAML
+run: {dir: $1, seed: 7}
+model: {family: llama, vocab_size: 512, hidden_size: 128, intermediate_size: 352, num_hidden_layers: 4, num_attention_heads: 4, num_key_value_heads: 2}
+data: {train: [{path: $out/tokens_train}], sequence_length: 128}
+batch: {sequences: 16, microbatch_sequences: 4}
+lr_schedule: {name: cosine, warmup_steps: 10, steps: $3}
+checkpoint: {every_steps: $3}
+device: $2
+YAML
+  trireme train "$1.yaml"
+}
+rerun() {
+  small_run "$out/first" cuda 50 && small_run "$out/second" cuda 50 || return
+  local a b
+  a=$(trireme checkpoint hash "$out/first" --json) && b=$(trireme checkpoint hash "$out/second" --json) || return
+  echo "$a"
+  [ "$a" = "$b" ]
+}
+# Every 50th loss of 1,000 steps lies within 2 % of the CPU's.
+curve() {
+  small_run "$out/on_gpu" cuda 1000 && small_run "$out/on_cpu" cpu 1000 || return
+  paste <(grep -o '"loss": *[0-9.]*' "$out/on_gpu/metrics.jsonl" | grep -o '[0-9.]*$') \
+    <(grep -o '"loss": *[0-9.]*' "$out/on_cpu/metrics.jsonl" | grep -o '[0-9.]*$') |
+    awk 'NR % 50 == 0 {d = ($1 - $2) / $2; print NR, $1, $2, d; if (d > 0.02 || d < -0.02) bad = 1; n++}
+         END {exit bad || n < 20}'
+}
+expect() { # PRESET BATCH
+  cat >"$out/plan.yaml" <<YAML
+run: {dir: $out/plan}
+model: {preset: $1}
+data: {train: [{path: none}], sequence_length: 1024}
+batch: {sequences: $2, microbatch_sequences: $2, sum_leaves: 1}
+precision: {compute: bfloat16}
+YAML
+  trireme plan "$out/plan.yaml" --machine "$here/examples/machines/h100.yaml" --json
+}
+peer() { # PRESET BATCH
+  env -u LD_LIBRARY_PATH "$python" "$here/peers/pytorch_train.py" --preset "$1" --batch "$2" --length 1024 --dtype bfloat16 --compile --device cuda
+}
+
+smi() { nvidia-smi --query-gpu="$1" --format=csv,noheader 2>/dev/null | head -1; }
+device=$(smi name)
+missing() { # NEEDS: why the step cannot run, or nothing
+  local need
+  for need in $1; do
+    case $need in
+      gpu) [ -n "$device" ] || { echo "no GPU (nvidia-smi finds none)" && return; } ;;
+      sanitizer) command -v compute-sanitizer >/dev/null || { echo "no compute-sanitizer on the PATH" && return; } ;;
+      torch) "$python" -c 'import torch, transformers' 2>/dev/null || { echo "no torch and transformers for $python" && return; } ;;
+      *) [ -x "$here/bin/$need" ] || { echo "$need is not in the bundle" && return; } ;;
+    esac
+  done
+}
+quoted() { # a JSON string of stdin
+  tr -d '\000-\010\013-\037' | awk 'BEGIN {ORS = ""; print "\""} {gsub(/\\/, "\\\\"); gsub(/"/, "\\\""); gsub(/\t/, " "); print (NR > 1 ? "\\n" : "") $0} END {print "\""}'
+}
+
+export -f small_run rerun curve expect peer
+export out here python
+date=$(date -u +%Y-%m-%dT%H:%M:%SZ)
+commit=$(cat "$here/commit" 2>/dev/null || echo unknown)
+driver=$(smi driver_version)
+clocks=$(smi clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem)
+results=() rows=() ran=0 failed=0
+for part in "${parts[@]}"; do
+  begin=$SECONDS
+  while IFS='|' read -r in name needs command <&3; do
+    [ "$in" = "$part" ] || continue
+    log=$out/$part.$(tr -c 'a-zA-Z0-9\n' _ <<<"$name").log
+    left=$((part_seconds - (SECONDS - begin)))
+    why=$(missing "$needs")
+    step_begin=$SECONDS
+    if [ -n "$why" ]; then
+      state=skipped
+      echo "$why" >"$log"
+    elif [ $left -le 0 ]; then
+      state="cut off"
+      echo "the part's $part_seconds s were over" >"$log"
+    else
+      ran=$((ran + 1))
+      with_libraries timeout --kill-after=5 "$left" bash -c "$command" >"$log" 2>&1 </dev/null
+      code=$?
+      case $code in
+        0) state=passed ;;
+        124 | 137) state="cut off" ;;
+        *) state=failed && failed=$((failed + 1)) ;;
+      esac
+    fi
+    took=$((SECONDS - step_begin))
+    printf '%-12s %-34s %-8s %4d s  %s\n' "$part" "$name" "$state" "$took" "$why"
+    tail=$(tail -c 4000 "$log")
+    results+=("{\"part\": \"$part\", \"step\": $(quoted <<<"$name"), \"state\": \"$state\", \"seconds\": $took, \"output\": $(quoted <<<"$tail")}")
+    rows+=("| $part | $name | $state | $took | $(tail -1 "$log" | cut -c 1-160 | tr '|' '/') |")
+  done 3<<<"$steps"
+done
+
+join() { local IFS=,; echo "$*"; }
+doctor=$(with_libraries trireme doctor --json 2>/dev/null || echo null)
+cat >"$out/report.json" <<JSON
+{"date": "$date", "commit": $(quoted <<<"$commit"), "device": $(quoted <<<"$device"), "driver": $(quoted <<<"$driver"),
+ "clocks": $(quoted <<<"$clocks"), "clocks_fields": "sm, memory, sm max, memory max", "doctor": $doctor,
+ "steps": [$(join "${results[@]}")]}
+JSON
+{
+  echo "# GPU suite, $date"
+  echo
+  echo "Commit $commit · device ${device:-none} · driver ${driver:-none} · clocks (sm, memory, and their largest) ${clocks:-unknown}"
+  echo
+  echo "| part | step | state | seconds | last line |"
+  echo "|---|---|---|---|---|"
+  printf '%s\n' "${rows[@]}"
+} >"$out/report.md"
+echo "reports: $out/report.json, $out/report.md"
+[ $failed -eq 0 ] && [ $ran -gt 0 ]
