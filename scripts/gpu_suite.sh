@@ -3,8 +3,8 @@
 # programs with the libraries they need beside them, fixtures, the PyTorch peer, and `run.sh`.
 # There, a driver and CUDA's libraries are enough: the system's, or Python's nvidia packages.
 #
-#   scripts/gpu_suite.sh [--dry-run] [--build FOLDER] [--no-build] [--out FILE.tar.gz]
-#   tar xzf gpu_suite.tar.gz && gpu_suite/run.sh [correctness|sanitizer|performance]
+#   scripts/gpu_suite.sh [--dry-run] [--build FOLDER] [--no-build] [--out FILE.tar.xz]
+#   tar xJf gpu_suite.tar.xz && gpu_suite/run.sh [correctness|sanitizer|performance]
 #
 # --dry-run shows what would be built, bundled and run. --no-build takes the programs in --build as
 # they are. Fixtures and the peer come from TRIREME_SHARED (default: ../shared).
@@ -12,7 +12,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 shared=$(realpath -m "${TRIREME_SHARED:-../shared}")
 build=build-gpu-suite
-out=gpu_suite.tar.gz
+out=gpu_suite.tar.xz
 dry=no
 make=yes
 limit_mb=60
@@ -78,7 +78,7 @@ done
 cp -r "$shared/fixtures" "$shared/peers" examples "$bundle/"
 cp scripts/gpu_suite_run.sh "$bundle/run.sh"
 { git describe --always --dirty 2>/dev/null || echo unknown; } >"$bundle/commit"
-tar -C "$staging" -czf "$out" gpu_suite
+tar -C "$staging" -I "xz -6 -T0" -cf "$out" gpu_suite
 bytes=$(stat -c %s "$out")
 echo "$out: $((bytes / 1000000)) MB packed, $(ls "$bundle/bin" | wc -l) programs, $(ls "$bundle/lib" | wc -l) libraries"
 if [ "$bytes" -gt $((limit_mb * 1000000)) ]; then
