@@ -79,6 +79,7 @@ target_link_libraries(trireme_cuda_off PUBLIC cluster_device)
 
 if(TRIREME_CUDA_BACKEND STREQUAL "trireme_cuda")
   trireme_backend_sources(cuda_sources *_cuda.cu *_cuda.cc no_cudnn.cc)
+  list(FILTER cuda_sources EXCLUDE REGEX "/no_cuda\\.cc$")
   add_library(trireme_cuda OBJECT ${cuda_sources})
   target_link_libraries(trireme_cuda PUBLIC worker_optimizer worker_kernels cluster_device
                         CUDA::cublasLt CUDA::cudart_static)
