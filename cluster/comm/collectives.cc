@@ -92,11 +92,12 @@ void ForwardOperation::AddSend(int member, int32_t slot, StreamLayout layout,
 }
 
 void ForwardOperation::Start(MessageTransport& transport) {
-  for (const auto& transfer : transfers) {
-    if (!transfer->send) transport.Post(transfer.get());
-  }
+  // Sends first: peers may begin while this rank still prepares its receives.
   for (const auto& transfer : transfers) {
     if (transfer->send) transport.Post(transfer.get());
+  }
+  for (const auto& transfer : transfers) {
+    if (!transfer->send) transport.Post(transfer.get());
   }
 }
 

@@ -12,7 +12,7 @@ constexpr int64_t kGraveyardBytesMax = int64_t{4} << 30;
 constexpr int64_t kPullBytesMax = 2 << 20;  // a turn's reading: others wait for the lock
 constexpr Micros kCheckEvery = 100'000;     // that a peer's process is still the same
 constexpr int kRoundsWithoutMpiMax = 16;
-constexpr int kSpinRounds = 10;
+constexpr int kSpinRounds = 100;
 // Where MPI yields the core in each of its rounds, to yield once more is to wait twice.
 constexpr int kSpinRoundsOfYieldingMpi = 2000;
 // Open MPI's shared memory takes 4 KiB with its and our headers without a handshake of its own.
