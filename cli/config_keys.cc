@@ -156,7 +156,7 @@ std::vector<ConfigKey> RunKeys() {
       Count("recovery.lease_ms", "300", "ms", 10, "a worker silent for three of these is dead"),
       Count("validation.every_steps", "50", "steps", 0, "between validations; 0: none"),
       Count("validation.batches", "20", "batches", 1, "global batches a validation reads"),
-      Text("device", "auto", "where the workers compute", "auto cpu", ""),
+      Text("device", "auto", "where the workers compute", "auto cpu cuda", ""),
       Count("threads", "0", "threads", 0,
             "of a worker; 0: this host's cores shared among its workers"),
   };

@@ -42,9 +42,6 @@ Problem FindNameProblem(const ConfigKey& key, const std::string& path, const std
     if (std::filesystem::is_regular_file(value)) return std::nullopt;
     return Wrong(path, value, "a file that exists");
   }
-  if (path == "device" && value == "cuda") {
-    return NotBuilt(path, value, "not in this build: it has no CUDA; expected auto or cpu");
-  }
   auto names = SplitNames(key.later);
   if (std::find(names.begin(), names.end(), value) != names.end()) return NotBuilt(path, value);
   names.insert(names.end(), choices.begin(), choices.end());

@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <iostream>
@@ -16,6 +17,7 @@
 #include "cli/signal_listener.h"
 #include "cli/training_run.h"
 #include "cluster/comm/communicator.h"
+#include "cluster/device/gpu_info.h"
 #include "coordinator/coordinator_server.h"
 #include "proto/config.pb.h"
 #include "storage/checkpoint_reader.h"
@@ -36,6 +38,8 @@ struct TrainCommand {
 // What rank 0 tells the other processes before they meet it over TCP. Plain bytes.
 struct Bootstrap {
   int32_t bf16 = 0;
+  int32_t on_gpu = 0;
+  int32_t threads = 0;
   int32_t exit_code = -1;  // not negative: there is nothing to run, leave with it
   char address[256] = "";
   char secret[256] = "";
@@ -112,6 +116,37 @@ struct Coordinator {
   Endpoint endpoint() const { return {server->address(), server->secret()}; }
 };
 
+// What a rank tells the others of its host. Plain bytes.
+struct HostFacts {
+  char name[64] = "";
+  int32_t gpus = 0;
+  char why_no_gpu[188] = "";
+};
+
+HostFacts ThisHost() {
+  HostFacts facts;
+  gethostname(facts.name, sizeof(facts.name) - 1);
+  const auto gpus = Gpus();
+  if (gpus.ok()) {
+    facts.gpus = static_cast<int32_t>(gpus->size());
+  } else {
+    std::strncpy(facts.why_no_gpu, gpus.status().message().c_str(), sizeof(facts.why_no_gpu) - 1);
+  }
+  return facts;
+}
+
+// hosts: of ranks from 1; a single one: of all.
+Status CheckDevices(const TrainingRun& run, const std::vector<HostFacts>& hosts) {
+  if (run.config->device() != "cuda") return OkStatus();
+  for (size_t i = 0; i < hosts.size(); ++i) {
+    if (hosts[i].gpus > 0) continue;
+    return InvalidArgumentError(StrCat("device: cuda: rank ", i + 1, " on ", hosts[i].name,
+                                       " has no GPU: ", hosts[i].why_no_gpu,
+                                       "; expected a GPU for every worker, or device: cpu"));
+  }
+  return OkStatus();
+}
+
 Status CheckWorkers(const TrainingRun& run, int processes) {
   const int64_t workers = WorkerCount(*run.config);
   if (processes - 1 >= workers) return OkStatus();
@@ -123,8 +158,10 @@ Status CheckWorkers(const TrainingRun& run, int processes) {
 }
 
 // Prepares, and says what there is to say; nothing to run when finished.
-Result<TrainingRun> Prepare(const TrainCommand& command, int processes) {
-  ASSIGN_OR_RETURN(TrainingRun run, PrepareTraining(command.file, command.fresh));
+Result<TrainingRun> Prepare(const TrainCommand& command, int processes,
+                            const std::vector<HostFacts>& hosts) {
+  const bool gpus = std::any_of(hosts.begin(), hosts.end(), [](const auto& h) { return h.gpus; });
+  ASSIGN_OR_RETURN(TrainingRun run, PrepareTraining(command.file, command.fresh, gpus));
   for (const std::string& note : run.notes) std::cerr << "trireme train: " << note << "\n";
   if (run.finished) {
     std::cout << run.config->run().dir() << ": finished, step " << run.start_step << " of "
@@ -132,6 +169,7 @@ Result<TrainingRun> Prepare(const TrainCommand& command, int processes) {
     return run;
   }
   if (processes > 0) RETURN_IF_ERROR(CheckWorkers(run, processes));
+  RETURN_IF_ERROR(CheckDevices(run, hosts));
   RETURN_IF_ERROR(WriteRunFolder(run));
   return run;
 }
@@ -144,7 +182,7 @@ Status AwaitVerdict(CoordinatorServer* server) {
 
 // One process: the coordinator on this thread, every worker on one of its own.
 Status TrainInThreads(const TrainCommand& command) {
-  ASSIGN_OR_RETURN(const TrainingRun run, Prepare(command, 0));
+  ASSIGN_OR_RETURN(const TrainingRun run, Prepare(command, 0, {ThisHost()}));
   if (run.finished) return OkStatus();
   LogTo(run.config->run().dir(), 0);
   ASSIGN_OR_RETURN(const auto coordinator, Coordinator::Start(run, 0, true));
@@ -160,6 +198,9 @@ Status TrainInThreads(const TrainCommand& command) {
       options.coordinator = coordinator->endpoint();
       options.transport = world[rank].get();
       options.workers_in_process = options.workers_on_host = workers;
+      options.worker_on_host = rank - 1;
+      options.on_gpu = run.config->device() == "cuda";
+      options.threads = static_cast<int>(run.config->threads());
       options.bf16 = run.config->precision().compute() == "bfloat16";
       const Status status = RunTrainingWorker(options);
       if (!status.ok()) LOG(INFO) << "worker " << rank << ": " << status.message();
@@ -177,11 +218,10 @@ Status Await(Work work) {
   return status;
 }
 
-// All processes of the job meet before anything else: who is where, then what rank 0 has to say.
+// All processes of the job meet before anything else: who is where with what, then what rank 0 has
+// to say.
 class Meeting {
  public:
-  static constexpr size_t kHostBytes = 64;
-
   explicit Meeting(CommunicatorFactory* world) : world_(world) {
     std::vector<int> all(world->world_size());
     std::iota(all.begin(), all.end(), 0);
@@ -189,47 +229,50 @@ class Meeting {
   }
 
   Status ShareHosts() {
-    hosts_.assign(world_->world_size() * kHostBytes, '\0');
-    gethostname(hosts_.data() + world_->world_rank() * kHostBytes, kHostBytes - 1);
+    constexpr auto kBytes = static_cast<int64_t>(sizeof(HostFacts));
+    hosts_.resize(world_->world_size());
+    hosts_[world_->world_rank()] = ThisHost();
     std::vector<Piece> pieces;
     for (int rank = 0; rank < world_->world_size(); ++rank) {
-      const auto begin = static_cast<int64_t>(rank * kHostBytes);
-      pieces.push_back({rank, begin, begin + static_cast<int64_t>(kHostBytes)});
+      pieces.push_back({rank, rank * kBytes, (rank + 1) * kBytes});
     }
-    return Await(group_->AllGather({hosts_.data(), static_cast<int64_t>(hosts_.size()), DType::kU8},
-                                   pieces));
+    return Await(group_->AllGather(
+        {hosts_.data(), static_cast<int64_t>(hosts_.size()) * kBytes, DType::kU8}, pieces));
   }
   Status Share(Bootstrap* bootstrap) {
     return Await(group_->Broadcast({bootstrap, sizeof(*bootstrap), DType::kU8}, 0));
   }
 
-  int WorkersOnThisHost() const {
+  // Of the workers, by rank from 1.
+  std::vector<HostFacts> WorkerHosts() const { return {hosts_.begin() + 1, hosts_.end()}; }
+  // Workers of this host with a rank below `end`.
+  int WorkersOnThisHost(int end) const {
     int count = 0;
-    for (int rank = 1; rank < world_->world_size(); ++rank) {
-      count += HostOf(rank) == HostOf(world_->world_rank());
-    }
+    for (int rank = 1; rank < end; ++rank) count += OnThisHost(rank);
     return count;
   }
   bool OneHost() const {
     for (int rank = 1; rank < world_->world_size(); ++rank) {
-      if (HostOf(rank) != HostOf(0)) return false;
+      if (std::string(hosts_[rank].name) != hosts_[0].name) return false;
     }
     return true;
   }
 
  private:
-  std::string HostOf(int rank) const { return hosts_.data() + rank * kHostBytes; }
+  bool OnThisHost(int rank) const {
+    return std::string(hosts_[rank].name) == hosts_[world_->world_rank()].name;
+  }
 
   CommunicatorFactory* world_;
   std::unique_ptr<Communicator> group_;
-  std::vector<char> hosts_;
+  std::vector<HostFacts> hosts_;
 };
 
 // Rank 0 of an MPI job.
 Status TrainAsCoordinator(const TrainCommand& command, CommunicatorFactory* world,
                           Meeting* meeting) {
   Bootstrap bootstrap;
-  auto run = Prepare(command, world->world_size());
+  auto run = Prepare(command, world->world_size(), meeting->WorkerHosts());
   std::unique_ptr<Coordinator> coordinator;
   Status status = run.status();
   if (run.ok() && !run->finished) {
@@ -252,7 +295,11 @@ Status TrainAsCoordinator(const TrainCommand& command, CommunicatorFactory* worl
     if (!status.ok()) std::cerr << "trireme train: " << status.message() << std::endl;
     status = Status(status.code(), "");
   }
-  if (run.ok()) bootstrap.bf16 = run->config->precision().compute() == "bfloat16";
+  if (run.ok()) {
+    bootstrap.bf16 = run->config->precision().compute() == "bfloat16";
+    bootstrap.on_gpu = run->config->device() == "cuda";
+    bootstrap.threads = static_cast<int32_t>(run->config->threads());
+  }
   const Status shared = meeting->Share(&bootstrap);
   if (!status.ok() || coordinator == nullptr) return status;
   RETURN_IF_ERROR(shared);
@@ -286,7 +333,10 @@ Status TrainAsWorker(CommunicatorFactory* world, Meeting* meeting) {
   options.coordinator = {bootstrap.address, bootstrap.secret};
   options.transport = world;
   options.stop = &stop;
-  options.workers_on_host = meeting->WorkersOnThisHost();
+  options.workers_on_host = meeting->WorkersOnThisHost(world->world_size());
+  options.worker_on_host = meeting->WorkersOnThisHost(world->world_rank());
+  options.on_gpu = bootstrap.on_gpu != 0;
+  options.threads = bootstrap.threads;
   options.bf16 = bootstrap.bf16 != 0;
   const Status status = RunTrainingWorker(options);
   if (!status.ok()) LOG(INFO) << "leaving: " << status.message();

@@ -7,6 +7,7 @@
 #include <fstream>
 
 #include "cli/config_loader.h"
+#include "cluster/device/gpu_info.h"
 #include "proto/config.pb.h"
 #include "proto/manifest.pb.h"
 #include "storage/checkpoint_reader.h"
@@ -120,6 +121,7 @@ std::vector<std::string> EndedPromises(const proto::Manifest& recorded,
   const proto::Config& config = recorded.config();
   compare("layout.tensor", config.layout().tensor(), wanted.layout().tensor());
   compare("layout.context", config.layout().context(), wanted.layout().context());
+  compare("device", config.device(), wanted.device());
   compare("precision.compute", config.precision().compute(), wanted.precision().compute());
   compare("the instruction set", recorded.instruction_set(), std::string(InstructionSet()));
   compare("the library", recorded.library_versions(), std::string(MatMulLibrary()));
@@ -159,6 +161,11 @@ Status TakeTokenIds(proto::Config* config) {
   return OkStatus();
 }
 
+void SettleDevice(bool gpus, proto::Config* config) {
+  if (!config->device().empty() && config->device() != "auto") return;
+  config->set_device(gpus ? "cuda" : "cpu");
+}
+
 // What is not said is as it was recorded.
 void KeepTokenIds(const proto::ModelConfig& recorded, proto::ModelConfig* model) {
   if (!model->has_bos_token_id()) model->set_bos_token_id(recorded.bos_token_id());
@@ -170,15 +177,17 @@ void KeepTokenIds(const proto::ModelConfig& recorded, proto::ModelConfig* model)
 Result<std::shared_ptr<proto::Config>> LoadFilledConfig(const RunFileOptions& file) {
   ASSIGN_OR_RETURN(std::unique_ptr<proto::Config> loaded, LoadConfig(file.path, file.overrides));
   std::shared_ptr<proto::Config> config(std::move(loaded));
+  SettleDevice(Gpus().ok(), config.get());
   RETURN_IF_ERROR(ResolveModel(config.get()));
   RETURN_IF_ERROR(FillDefaults(config.get()));
   RETURN_IF_ERROR(ValidateConfig(*config));
   return config;
 }
 
-Result<TrainingRun> PrepareTraining(const RunFileOptions& file, bool fresh) {
+Result<TrainingRun> PrepareTraining(const RunFileOptions& file, bool fresh, bool gpus) {
   ASSIGN_OR_RETURN(std::unique_ptr<proto::Config> loaded, LoadConfig(file.path, file.overrides));
   std::shared_ptr<proto::Config> config(std::move(loaded));
+  SettleDevice(gpus, config.get());
   TrainingRun run;
   {
     proto::Config named = *config;  // where the run's folder and store are

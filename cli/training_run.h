@@ -33,7 +33,8 @@ Result<std::shared_ptr<proto::Config>> LoadFilledConfig(const RunFileOptions& fi
 // Everything that can be refused before anything starts. Errors as the interface has them: another
 // model, data, batch, optimizer or seed than the checkpoint's is kInvalidArgument, naming the key;
 // checkpoints of which none verifies kStorage; token files kDataLoss.
-Result<TrainingRun> PrepareTraining(const RunFileOptions& file, bool fresh);
+// gpus: whether there are any, for `device: auto`.
+Result<TrainingRun> PrepareTraining(const RunFileOptions& file, bool fresh, bool gpus);
 
 // Writes what a run leaves in its folder from the start: config.yaml, tokenizer.json.
 Status WriteRunFolder(const TrainingRun& run);

@@ -43,6 +43,8 @@ void CoordinatorState::OnJoin(WorkerId id, const proto::ToCoordinator& message) 
   }
   Worker& worker = workers_[id];
   worker.joined = true;
+  worker.gpu = join.gpu();
+  worker.nccl = join.nccl();
   worker.info = {join.rank(), join.pid(), join.host(), "worker", -1, {}};
   worker.incarnation = join.incarnation();
   worker.isa = join.isa();
@@ -50,6 +52,13 @@ void CoordinatorState::OnJoin(WorkerId id, const proto::ToCoordinator& message) 
   worker.peak_flop_per_second = join.peak_flop_per_second();
   worker.reported_step = options_.start_step;
   liveness_.Add(id, now_);
+  const bool run_on_gpus = options_.config != nullptr && options_.config->device() == "cuda";
+  if ((join.device() == "cuda") != run_on_gpus) {
+    Fail(2, StrCat("rank ", join.rank(), " on ", join.host(), " computes on a ",
+                   run_on_gpus ? "CPU, the run on GPUs" : "GPU, the run on CPUs",
+                   ": expected every worker on the same device"));
+    return;
+  }
   const auto welcome = std::make_shared<proto::ToWorker>();
   welcome->set_generation(options_.generation);
   welcome->mutable_welcome()->set_lease_ms(options_.lease / 1000);
@@ -150,6 +159,8 @@ void CoordinatorState::SendPlans(const std::vector<WorkerId>& members) {
     member->set_rank(info.rank);
     member->set_place(info.place);
     member->set_host(info.host);
+    member->set_gpu(workers_[id].gpu);
+    member->set_nccl(workers_[id].nccl);
     member->set_pid(info.pid);
   }
   plan->set_start_step(options_.start_step);

@@ -42,6 +42,7 @@ class CoordinatorState {
     uint64_t incarnation = 0;
     std::string isa;
     std::string library_versions;
+    std::string gpu, nccl;  // proto::Member
     double peak_flop_per_second = 0;
     int64_t reported_step = 0;
     int64_t validated_step = -1;

@@ -93,7 +93,6 @@ TEST(CommandLineTest, RunsThatCannotBeStartNothing) {
       {"run.yaml --set layout.data=8", "layout.data: 8: expected at most"},
       {"run.yaml --set data.sequence_length=65", "data.sequence_length: 65: expected at most"},
       {"run.yaml --set layout.zero=2", "not built yet"},
-      {"run.yaml --set device=cuda", "no CUDA"},
       {"run.yaml --set optimizer.lr=-1", "expected a number above 0"},
       {"run.yaml --set 'run.dri=two\nlines'", "run.dri"},
       {"run.yaml --set model.family=qwen3", "qwen3: not built yet"},

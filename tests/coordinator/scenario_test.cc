@@ -16,6 +16,7 @@
 #include <sstream>
 
 #include "coordinator/coordinator_state.h"
+#include "proto/config.pb.h"
 #include "proto/control.pb.h"
 #include "tests/coordinator/effect_text.h"
 
@@ -69,6 +70,11 @@ class Scenario {
     options_.validation_every = number("validation_every", 0);
     options_.validate_start = number("validate_start", 0) != 0;
     options_.checkpoint_to_load = pairs["load"];
+    if (pairs.count("device") != 0) {
+      const auto config = std::make_shared<proto::Config>();
+      config->set_device(pairs["device"]);
+      options_.config = config;
+    }
     if (pairs.count("promise_ended") != 0) options_.promises_ended = {pairs["promise_ended"]};
     if (options_.start_step > 0) options_.checkpoints = {options_.start_step};
   }
@@ -170,6 +176,9 @@ class Scenario {
                                           : 100 + static_cast<int64_t>(worker));
     join->set_host("a");
     join->set_isa(pairs["isa"]);
+    join->set_device(pairs["device"]);
+    join->set_gpu(pairs["gpu"]);
+    join->set_nccl(pairs["nccl"]);
     join->set_peak_flop_per_second(1e6);
     Apply(WorkerConnected{worker});
     Send(worker, message);

@@ -11,8 +11,6 @@
 //  10. leave when told to
 #include "worker/training/training_worker.h"
 
-#include <sched.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -22,6 +20,7 @@
 #include <thread>
 #include <vector>
 
+#include "cluster/device/buffer.h"
 #include "cluster/device/stream.h"
 #include "parallelism/gradient_store.h"
 #include "parallelism/pipeline_executor.h"
@@ -37,6 +36,7 @@
 #include "worker/training/data_feed.h"
 #include "worker/training/run_setup.h"
 #include "worker/training/stop_requests.h"
+#include "worker/training/worker_device.h"
 
 namespace trireme {
 namespace {
@@ -48,12 +48,13 @@ constexpr Micros kPeerTimeout = int64_t{24} * 3600 * 1'000'000;
 class TrainingWorker {
  public:
   TrainingWorker(const TrainingWorkerOptions& options, const proto::Plan& plan,
-                 ControlClient* client, Stream* stream, ProcessGroups* groups)
+                 ControlClient* client, WorkerDevice* device, ProcessGroups* groups)
       : options_(options),
         plan_(plan),
         config_(plan.config()),
         client_(client),
-        stream_(stream),
+        device_(device),
+        stream_(device->stream()),
         groups_(groups) {}
 
   Status SetUp();
@@ -75,6 +76,7 @@ class TrainingWorker {
   const proto::Plan& plan_;
   const proto::Config& config_;
   ControlClient* client_;
+  WorkerDevice* device_;
   Stream* stream_;
   ProcessGroups* groups_;
   ModelShape shape_;
@@ -125,6 +127,7 @@ Status TrainingWorker::SetUp() {
                                                  groups_->Index(Axis::kPipeline), pipeline);
   stage_->Reserve(executor_->live_microbatches());
 
+  if (groups_->rank() == 0) LOG(INFO) << "memory:\n" << MemoryTable();
   client_->SetPhase("wait for weights");
   RETURN_IF_ERROR(
       LoadState(config_, plan_.checkpoint(), store_->StateToLoad(), store_->specs(), *stream_));
@@ -256,39 +259,30 @@ Status TrainingWorker::SaveCheckpoint(int64_t step) {
 }
 
 int64_t TrainingWorker::MemoryBytes() const {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return int64_t{usage.ru_maxrss} * 1024 / options_.workers_in_process;
+  return device_->MemoryBytesMax() / options_.workers_in_process;
 }
 
-int UsableCores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
-  return std::max(1, CPU_COUNT(&set));
-}
-
-// The threads a worker computes with: what the run says, or its share of this host's cores.
-int ThreadsOf(int64_t configured, int workers_on_host) {
-  if (configured > 0) return static_cast<int>(configured);
-  const auto cores = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
-  return std::max(1, std::min(UsableCores(), cores / std::max(1, workers_on_host)));
-}
-
-proto::Join MakeJoin(int rank, const TrainingWorkerOptions& options) {
+proto::Join MakeJoin(int rank, bool bf16, WorkerDevice* device) {
   proto::Join join;
   char host[256] = "";
   gethostname(host, sizeof(host) - 1);
   join.set_rank(rank);
   join.set_pid(getpid());
   join.set_host(host);
-  join.set_cores(ThreadsOf(0, options.workers_on_host));
-  join.set_device("cpu");
-  join.set_library_versions(MatMulLibrary());
   join.set_incarnation(static_cast<uint64_t>(RealClock().NowMicros()));
-  Stream stream(join.cores());
-  join.set_peak_flop_per_second(MeasureProductPeak(stream, options.bf16));
+  device->Describe(bf16, &join);
   return join;
+}
+
+// A worker that wants a GPU and has none joins with what it has: the coordinator refuses it, and the
+// user reads why in one place.
+std::unique_ptr<WorkerDevice> OpenDevice(const TrainingWorkerOptions& options) {
+  if (options.on_gpu) {
+    auto gpu = WorkerDevice::OpenGpu(options.worker_on_host);
+    if (gpu.ok()) return std::move(gpu).value();
+    LOG(ERROR) << gpu.status().message();
+  }
+  return WorkerDevice::Cpu(options.threads, options.workers_on_host);
 }
 
 HostMap HostsOf(const proto::Plan& plan, int size, uint64_t generation) {
@@ -334,8 +328,9 @@ Status RunTrainingWorker(const TrainingWorkerOptions& options) {
     interrupt->why = why;
     if (interrupt->groups != nullptr) interrupt->groups->Revoke(why.message());
   };
+  const std::unique_ptr<WorkerDevice> device = OpenDevice(options);
   ASSIGN_OR_RETURN(std::unique_ptr<ControlClient> client,
-                   ControlClient::Connect(control, MakeJoin(rank, options)));
+                   ControlClient::Connect(control, MakeJoin(rank, options.bf16, device.get())));
   const StopHandler stop(options.stop, client.get());
   const proto::Plan& plan = client->plan();
   if (plan.place() < 0) return client->Finish();  // a parked spare
@@ -343,8 +338,14 @@ Status RunTrainingWorker(const TrainingWorkerOptions& options) {
   const proto::LayoutConfig& layout = plan.config().layout();
   const Mesh mesh(static_cast<int>(layout.data()), static_cast<int>(layout.tensor()),
                   static_cast<int>(layout.pipeline()));
-  ProcessGroups groups(options.transport, mesh, HostsOf(plan, mesh.size(), client->generation()),
-                       plan.place());
+  const auto transport = device->Transport(plan, options.transport);
+  if (!transport.ok()) {
+    client->Fail(transport.status());
+    return transport.status();
+  }
+  ProcessGroups groups(transport.value(), mesh,
+                       HostsOf(plan, mesh.size(), client->generation()), plan.place(),
+                       options.transport);
   Status status;
   {
     std::lock_guard lock(interrupt->mutex);
@@ -352,8 +353,7 @@ Status RunTrainingWorker(const TrainingWorkerOptions& options) {
     status = interrupt->why;
   }
   if (status.ok()) {
-    Stream stream(ThreadsOf(plan.config().threads(), options.workers_on_host));
-    TrainingWorker worker(options, plan, client.get(), &stream, &groups);
+    TrainingWorker worker(options, plan, client.get(), device.get(), &groups);
     status = worker.SetUp();
     if (status.ok()) status = worker.Train();
   }

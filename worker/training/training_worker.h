@@ -20,6 +20,11 @@ struct TrainingWorkerOptions {
   // that each computes with.
   int workers_in_process = 1;
   int workers_on_host = 1;
+  // This worker's number among those of its host: which GPU it takes.
+  int worker_on_host = 0;
+  bool on_gpu = false;
+  // Threads to compute with on a CPU; 0: this worker's share of the cores.
+  int threads = 0;
   // The precision of the products that `mfu` is a share of.
   bool bf16 = false;
   // Signals that came to this process; may be null.

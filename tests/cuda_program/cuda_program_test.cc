@@ -1,0 +1,137 @@
+// Runs with `device: cuda` from end to end. The GPU is the SIMT backend's: its memory crashes a
+// program whose host code touches it, so these runs show that none of the program's does.
+#include <gmock/gmock.h>
+
+#include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "tests/cli/program.h"
+
+namespace trireme {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr char kRun[] = R"(run: {dir: gpu, seed: 3}
+model:
+  family: llama
+  vocab_size: 260
+  hidden_size: 16
+  intermediate_size: 32
+  num_hidden_layers: 2
+  num_attention_heads: 2
+  num_key_value_heads: 1
+  max_position_embeddings: 16
+data:
+  train: [{path: corpus_train}]
+  validation: [{path: corpus_validation}]
+  sequence_length: 16
+batch: {sequences: 4, microbatch_sequences: 1}
+lr_schedule: {warmup_steps: 1, steps: 4}
+checkpoint: {every_steps: 2, keep: 5}
+validation: {every_steps: 2, batches: 2}
+device: cuda
+)";
+
+class CudaProgramTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string text;
+    for (int i = 0; i < 200; ++i) {
+      text += "The oars of bank " + std::to_string(i % 17) + " pull, and the galley goes on.\n";
+    }
+    place_.Write("text.txt", text);
+    place_.Write("run.yaml", kRun);
+    ASSERT_EQ(place_.Run("tokenizer train text.txt --vocab-size 260 --out tok.json").exit_code, 0);
+    ASSERT_EQ(
+        place_.Run("pack text.txt --tokenizer tok.json --out corpus --validation 0.1").exit_code,
+        0);
+  }
+  Outcome Train(const std::string& arguments, const std::string& before = "") {
+    return place_.Run("train run.yaml " + arguments, before);
+  }
+  static std::string Mpirun(int processes) {
+    return "env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 "
+           "PRTE_ALLOW_RUN_AS_ROOT=1 PRTE_ALLOW_RUN_AS_ROOT_CONFIRM=1 "
+           "timeout 100 " TRIREME_MPIEXEC " --map-by :OVERSUBSCRIBE --bind-to none -n " +
+           std::to_string(processes);
+  }
+  std::string Hash(const std::string& run) {
+    const Outcome outcome = place_.Run("checkpoint hash " + run + " --json");
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    return outcome.out;
+  }
+  // Of training and of validation, by step.
+  std::vector<double> Losses(const std::string& run) {
+    std::vector<double> losses;
+    std::ifstream in(place_.Path(run + "/metrics.jsonl"));
+    for (std::string line; std::getline(in, line);) {
+      const auto entry = nlohmann::json::parse(line);
+      for (const char* key : {"loss", "validation_loss"}) {
+        if (entry.contains(key)) losses.push_back(entry[key]);
+      }
+    }
+    return losses;
+  }
+  // Rounding alone differs between the devices' kernels.
+  void ExpectSameCurve(const std::string& run, const std::string& other) {
+    const std::vector<double> a = Losses(run), b = Losses(other);
+    ASSERT_EQ(a.size(), b.size());
+    ASSERT_GE(a.size(), 4u);
+    for (size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i], b[i], 1e-5) << i;
+  }
+
+  Workplace place_;
+};
+
+TEST_F(CudaProgramTest, TrainsAsTheCpuDoesInThreadsAndProcesses) {
+  Outcome outcome = Train("");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_THAT(place_.Read("gpu/config.yaml"), HasSubstr("device: cuda"));
+  outcome = Train("--set device=cpu --set run.dir=cpu");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  ExpectSameCurve("gpu", "cpu");
+  // Two that share the GPU, in the order of sums of one.
+  outcome = Train("--set run.dir=threads --set layout.data=2 --set layout.zero=1");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(Hash("threads"), Hash("gpu"));
+  if (std::string(TRIREME_MPIEXEC).empty()) return;
+  outcome = Train("--set run.dir=mpi --set layout.pipeline=2", Mpirun(3));
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(Hash("mpi"), Hash("gpu"));
+}
+
+TEST_F(CudaProgramTest, ARunGoesOnOnTheOtherDevice) {
+  ASSERT_EQ(Train("--set lr_schedule.steps=2 --set lr_schedule.name=constant").exit_code, 0);
+  Outcome outcome = Train("--set lr_schedule.name=constant --set device=cpu");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_THAT(place_.Read("gpu/events.jsonl"), HasSubstr("device was cuda and is cpu"));
+  outcome = Train("--set lr_schedule.name=constant --set lr_schedule.steps=6");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  ASSERT_EQ(Train("--set lr_schedule.name=constant --set lr_schedule.steps=6 --set device=cpu "
+                  "--set run.dir=cpu")
+                .exit_code,
+            0);
+  ExpectSameCurve("gpu", "cpu");
+}
+
+TEST_F(CudaProgramTest, AutoTakesTheGpuThatIsThere) {
+  const Outcome outcome = Train("--set device=auto --set lr_schedule.steps=1");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_THAT(place_.Read("gpu/config.yaml"), HasSubstr("device: cuda"));
+}
+
+TEST_F(CudaProgramTest, WithoutAGpuOneLineSaysWhy) {
+  place_.Write("cpu.sh", "shift; exec '" TRIREME_CPU_PROGRAM "' \"$@\"\n");
+  const Outcome outcome = Train("", "sh cpu.sh");
+  EXPECT_EQ(outcome.exit_code, 2);
+  EXPECT_EQ(Lines(outcome.err), 1) << outcome.err;
+  EXPECT_THAT(outcome.err, HasSubstr("device: cuda: rank 1 on "));
+  EXPECT_THAT(outcome.err, HasSubstr("has no GPU: "));
+  EXPECT_THAT(outcome.err, HasSubstr("expected a GPU for every worker, or device: cpu"));
+  EXPECT_FALSE(place_.Exists("gpu"));
+}
+
+}  // namespace
+}  // namespace trireme
