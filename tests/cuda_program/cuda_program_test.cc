@@ -62,6 +62,13 @@ class CudaProgramTest : public testing::Test {
     EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
     return outcome.out;
   }
+  std::string Log(const std::string& run) {
+    std::string text;
+    for (const auto& file : std::filesystem::directory_iterator(place_.Path(run + "/log"))) {
+      text += place_.Read(run + "/log/" + file.path().filename().string());
+    }
+    return text;
+  }
   // Of training and of validation, by step.
   std::vector<double> Losses(const std::string& run) {
     std::vector<double> losses;
@@ -100,6 +107,22 @@ TEST_F(CudaProgramTest, TrainsAsTheCpuDoesInThreadsAndProcesses) {
   outcome = Train("--set run.dir=mpi --set layout.pipeline=2", Mpirun(3));
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
   EXPECT_EQ(Hash("mpi"), Hash("gpu"));
+}
+
+// A GPU a worker: NCCL (the fake one) carries all groups of the mesh.
+TEST_F(CudaProgramTest, WorkersWithAGpuEachTalkByNccl) {
+  ASSERT_EQ(Train("").exit_code, 0);
+  const std::string gpus = "env TRIREME_NCCL_LIBRARY='" FAKE_NCCL "' TRIREME_SIMT_DEVICES=";
+  Outcome outcome = Train("--set run.dir=nccl --set layout.data=2 --set layout.pipeline=2",
+                          gpus + "4");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(Hash("nccl"), Hash("gpu"));
+  EXPECT_THAT(Log("nccl"), HasSubstr("communication by NCCL"));
+  // Fewer GPUs than workers: NCCL refuses ranks that share one.
+  outcome = Train("--set run.dir=shared --set layout.data=2", gpus + "1");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(Hash("shared"), Hash("gpu"));
+  EXPECT_THAT(Log("shared"), HasSubstr("communication through memory of the host"));
 }
 
 TEST_F(CudaProgramTest, ARunGoesOnOnTheOtherDevice) {

@@ -1,5 +1,6 @@
 // The fake CUDA runtime: its memory, copies, streams and events. Captures are in
 // fake_graph.cc.
+#include <cstdlib>
 #include <cuda_runtime_api.h>
 #include <glog/logging.h>
 #include <simt/device_memory.h>
@@ -21,7 +22,11 @@ constexpr size_t kDeviceBytes = size_t{16} << 30;
 
 thread_local cudaError_t last_error = cudaSuccess;
 thread_local int current_device = 0;
-std::atomic<int> device_count{1};
+// As many as TRIREME_SIMT_DEVICES says, for programs that are run as they are; one without it.
+std::atomic<int> device_count{[] {
+  const char* devices = std::getenv("TRIREME_SIMT_DEVICES");
+  return devices == nullptr ? 1 : std::max(1, std::atoi(devices));
+}()};
 
 // Pinned host memory, by its start.
 std::mutex pinned_mutex;
