@@ -113,8 +113,8 @@ TEST_F(CudaProgramTest, TrainsAsTheCpuDoesInThreadsAndProcesses) {
 TEST_F(CudaProgramTest, WorkersWithAGpuEachTalkByNccl) {
   ASSERT_EQ(Train("").exit_code, 0);
   const std::string gpus = "env TRIREME_NCCL_LIBRARY='" FAKE_NCCL "' TRIREME_SIMT_DEVICES=";
-  Outcome outcome = Train("--set run.dir=nccl --set layout.data=2 --set layout.pipeline=2",
-                          gpus + "4");
+  Outcome outcome =
+      Train("--set run.dir=nccl --set layout.data=2 --set layout.pipeline=2", gpus + "4");
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
   EXPECT_EQ(Hash("nccl"), Hash("gpu"));
   EXPECT_THAT(Log("nccl"), HasSubstr("communication by NCCL"));

@@ -274,8 +274,8 @@ proto::Join MakeJoin(int rank, bool bf16, WorkerDevice* device) {
   return join;
 }
 
-// A worker that wants a GPU and has none joins with what it has: the coordinator refuses it, and the
-// user reads why in one place.
+// A worker that wants a GPU and has none joins with what it has: the coordinator refuses it, and
+// the user reads why in one place.
 std::unique_ptr<WorkerDevice> OpenDevice(const TrainingWorkerOptions& options) {
   if (options.on_gpu) {
     auto gpu = WorkerDevice::OpenGpu(options.worker_on_host);
@@ -343,9 +343,8 @@ Status RunTrainingWorker(const TrainingWorkerOptions& options) {
     client->Fail(transport.status());
     return transport.status();
   }
-  ProcessGroups groups(transport.value(), mesh,
-                       HostsOf(plan, mesh.size(), client->generation()), plan.place(),
-                       options.transport);
+  ProcessGroups groups(transport.value(), mesh, HostsOf(plan, mesh.size(), client->generation()),
+                       plan.place(), options.transport);
   Status status;
   {
     std::lock_guard lock(interrupt->mutex);

@@ -1,6 +1,5 @@
 // The fake CUDA runtime: its memory, copies, streams and events. Captures are in
 // fake_graph.cc.
-#include <cstdlib>
 #include <cuda_runtime_api.h>
 #include <glog/logging.h>
 #include <simt/device_memory.h>
@@ -8,6 +7,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <mutex>
