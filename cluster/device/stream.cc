@@ -140,6 +140,7 @@ bool Stream::EnterOperation(const char* operation) {
     Synchronize();
   }
   gpu_->log->Enter(operation);
+  if (gpu_->timeline != nullptr) gpu_->timeline->emplace_back(operation, Record(true));
   return true;
 }
 

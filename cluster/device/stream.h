@@ -102,6 +102,7 @@ class Stream {
   struct Pool;
   struct GpuState;
   friend class Graph;
+  friend class OperationTimes;
   bool EnterOperation(const char* operation);
 
   std::unique_ptr<Pool> pool_;

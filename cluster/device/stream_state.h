@@ -2,6 +2,8 @@
 #pragma once
 
 #include <memory>
+#include <utility>
+#include <vector>
 
 #include "cluster/device/operation_log.h"
 #include "cluster/device/stream.h"
@@ -13,6 +15,8 @@ struct Stream::GpuState {
   bool blocking = false;  // each operation waits for the one before
   void* stream = nullptr;
   std::shared_ptr<OperationLog> log = std::make_shared<OperationLog>();
+  // Of OperationTimes: each operation's name and an event before it; null when nobody asks.
+  std::vector<std::pair<const char*, StreamEvent>>* timeline = nullptr;
 };
 
 }  // namespace trireme
