@@ -1,10 +1,12 @@
 // One training step of a preset on this machine: tokens a second, and the share of the matrix
-// products' peak measured in the same run (2048^3, the same threads). Prints one JSON object, with
-// the fields of the PyTorch peer.
+// products' peak measured in the same run (2048^3 with the same threads, 8192^3 on a GPU). Prints
+// one JSON object, with the fields of the PyTorch peer; on a GPU also what the step's operations
+// take.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
 #include <iostream>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <thread>
 #include <vector>
@@ -12,6 +14,8 @@
 #include "cluster/base/clock.h"
 #include "cluster/base/rng.h"
 #include "cluster/device/buffer.h"
+#include "cluster/device/gpu_info.h"
+#include "cluster/device/operation_times.h"
 #include "parallelism/gradient_store.h"
 #include "parallelism/pipeline_executor.h"
 #include "proto/config.pb.h"
@@ -24,45 +28,109 @@
 namespace trireme {
 namespace {
 
-double Seconds(const std::function<void()>& work) {
+// Until the stream has done the work.
+double Seconds(Stream& stream, const std::function<void()>& work) {
+  stream.Synchronize();
   const Micros start = RealClock().NowMicros();
   work();
+  stream.Synchronize();
   return static_cast<double>(RealClock().NowMicros() - start) * 1e-6;
 }
 
-// The best of twelve products of 2048^3.
-double ProductPeak(Stream& stream, DType dtype) {
-  constexpr int64_t kSize = 2048;
-  const Buffer a(kSize * kSize * 4), b(kSize * kSize * 4), c(kSize * kSize * 4);
-  for (int64_t i = 0; i < kSize * kSize; ++i) {
+// Copies memory of the host to the stream's device; the host's may go afterwards.
+void Upload(Stream& stream, const Tensor& target, const void* source) {
+  stream.Copy(target.data(), source, target.bytes());
+  stream.Synchronize();
+}
+
+// The best of twelve products.
+double ProductPeak(Stream& stream, DType dtype, int64_t size) {
+  const DeviceKind device = stream.device();
+  const Buffer a(size * size * ByteSize(dtype), device), b(a.bytes(), device), c(a.bytes(), device);
+  std::vector<std::byte> ones(a.bytes());
+  for (int64_t i = 0; i < size * size; ++i) {
     if (dtype == DType::kF32) {
-      reinterpret_cast<float*>(a.data())[i] = reinterpret_cast<float*>(b.data())[i] = 0.5f;
+      reinterpret_cast<float*>(ones.data())[i] = 0.5f;
     } else {
-      reinterpret_cast<BFloat16*>(a.data())[i] = ToBFloat16(0.5f);
-      reinterpret_cast<BFloat16*>(b.data())[i] = ToBFloat16(0.5f);
+      reinterpret_cast<BFloat16*>(ones.data())[i] = ToBFloat16(0.5f);
     }
   }
+  const Shape shape = {size, size};
+  Upload(stream, a.AsTensor(dtype, shape), ones.data());
+  Upload(stream, b.AsTensor(dtype, shape), ones.data());
   double best = 1e30;
   for (int i = 0; i < 12; ++i) {
-    best = std::min(best, Seconds([&] {
-                      MatMul(stream, Matrix::Of(a.AsTensor(dtype, {kSize, kSize})), Transpose::kNo,
-                             Matrix::Of(b.AsTensor(dtype, {kSize, kSize})), Transpose::kNo,
-                             Matrix::Of(c.AsTensor(dtype, {kSize, kSize})));
+    best = std::min(best, Seconds(stream, [&] {
+                      MatMul(stream, Matrix::Of(a.AsTensor(dtype, shape)), Transpose::kNo,
+                             Matrix::Of(b.AsTensor(dtype, shape)), Transpose::kNo,
+                             Matrix::Of(c.AsTensor(dtype, shape)));
                     }));
   }
-  return 2.0 * kSize * kSize * kSize / best;
+  return 2.0 * static_cast<double>(size) * static_cast<double>(size * size) / best;
 }
 
 struct Options {
-  std::string preset = "llama-30m", precision = "float32", recompute = "none";
+  std::string preset = "llama-30m", precision = "float32", recompute = "none", device = "cpu";
   int64_t batch = 8, length = 256;
+  int64_t layers = 0;      // 0: the preset's; fewer: a slice of a model that does not fit
+  int64_t peak_size = 0;   // of the product that the peak is measured with; 0: the device's own
+  double peak_tflops = 0;  // by the data sheet, for `mfu`
   int steps = 8, untimed = 2;
   int threads = static_cast<int>(std::thread::hardware_concurrency());
 };
 
+std::unique_ptr<Stream> OpenStream(const Options& o) {
+  if (o.device == "cuda") return std::make_unique<Stream>(Gpu{0});
+  return std::make_unique<Stream>(o.threads);
+}
+
+// Random ids [batch, length], their labels and positions, on the stream's device in `memory`.
+Microbatch RandomBatch(Stream& stream, const Options& o, int64_t vocab, Buffer* memory) {
+  const int64_t tokens = o.batch * o.length;
+  std::vector<int32_t> host(3 * tokens);
+  const CounterRng rng(1, RngUse::kTest, 0);
+  for (int64_t i = 0; i < 2 * tokens; ++i) host[i] = static_cast<int32_t>(rng.Below(vocab, i));
+  for (int64_t i = 0; i < tokens; ++i) host[2 * tokens + i] = static_cast<int32_t>(i % o.length);
+  *memory = Buffer(3 * tokens * ByteSize(DType::kI32), stream.device(), "tokens");
+  Upload(stream, memory->AsTensor(DType::kI32, {3 * tokens}), host.data());
+  auto* ids = reinterpret_cast<int32_t*>(memory->data());
+  Microbatch data;
+  data.ids = Tensor(ids, DType::kI32, {o.batch, o.length});
+  data.labels = Tensor(ids + tokens, DType::kI32, {o.batch, o.length});
+  data.places.positions = Tensor(ids + 2 * tokens, DType::kI32, {o.batch, o.length});
+  data.gradient_scale = 1.0 / static_cast<double>(tokens);
+  return data;
+}
+
+void LoadInitialWeights(Stream& stream, const std::vector<ParameterSpec>& specs,
+                        ShardedParameterStore* store) {
+  std::vector<float> host;
+  for (const StateTensor& tensor : store->StateToLoad()) {
+    if (tensor.kind != StateTensor::Kind::kWeight) continue;
+    host.resize(tensor.tensor.bytes() / ByteSize(DType::kF32));
+    FillInitialValues(specs[tensor.id], 1, tensor.box, host.data());
+    Upload(stream, tensor.tensor, host.data());
+  }
+  CHECK(store->FinishLoad(0, 1'000'000).ok());
+}
+
+nlohmann::ordered_json Shares(const std::vector<OperationTimes::Share>& shares) {
+  nlohmann::ordered_json list = nlohmann::ordered_json::array();
+  double all = 0;
+  for (const auto& share : shares) all += share.milliseconds;
+  for (const auto& share : shares) {
+    list.push_back({{"operation", share.operation},
+                    {"calls", share.calls},
+                    {"milliseconds", share.milliseconds},
+                    {"share", share.milliseconds / all}});
+  }
+  return list;
+}
+
 int Run(const Options& o) {
   proto::ModelConfig config;
   config.set_preset(o.preset);
+  if (o.layers > 0) config.set_num_hidden_layers(o.layers);
   const Status filled = FillModelDefaults(&config);
   if (!filled.ok()) {
     std::cerr << filled.message() << "\n";
@@ -71,30 +139,16 @@ int Run(const Options& o) {
   const ModelShape shape = ModelShape::From(config);
   const std::vector<ParameterSpec> specs = ParameterSpecs(shape, 1, 1);
   const DType compute = o.precision == "bfloat16" ? DType::kBF16 : DType::kF32;
-  Stream stream(o.threads);
+  const std::unique_ptr<Stream> opened = OpenStream(o);
+  Stream& stream = *opened;
   ProcessGroups groups;
   StoreOptions store_options;
   store_options.compute = compute;
   ShardedParameterStore store(specs, &groups, &stream, store_options);
-  for (const StateTensor& tensor : store.StateToLoad()) {
-    if (tensor.kind == StateTensor::Kind::kWeight) {
-      FillInitialValues(specs[tensor.id], 1, tensor.box, tensor.tensor.as<float>());
-    }
-  }
-  CHECK(store.FinishLoad(0, 1'000'000).ok());
-
+  LoadInitialWeights(stream, specs, &store);
+  Buffer memory;
+  const Microbatch data = RandomBatch(stream, o, shape.vocab_size, &memory);
   const int64_t tokens = o.batch * o.length;
-  const Buffer memory(3 * tokens * ByteSize(DType::kI32));
-  auto* ids = reinterpret_cast<int32_t*>(memory.data());
-  const CounterRng rng(1, RngUse::kTest, 0);
-  for (int64_t i = 0; i < 2 * tokens; ++i)
-    ids[i] = static_cast<int32_t>(rng.Below(shape.vocab_size, i));
-  for (int64_t i = 0; i < tokens; ++i) ids[2 * tokens + i] = static_cast<int32_t>(i % o.length);
-  Microbatch data;
-  data.ids = Tensor(ids, DType::kI32, {o.batch, o.length});
-  data.labels = Tensor(ids + tokens, DType::kI32, {o.batch, o.length});
-  data.places.positions = Tensor(ids + 2 * tokens, DType::kI32, {o.batch, o.length});
-  data.gradient_scale = 1.0 / static_cast<double>(tokens);
 
   StageOptions stage_options;
   stage_options.shape = shape;
@@ -124,19 +178,24 @@ int Run(const Options& o) {
   };
   std::vector<double> times;
   for (int i = 0; i < o.untimed + o.steps; ++i) {
-    const double seconds = Seconds([&] { step(i + 1); });
+    const double seconds = Seconds(stream, [&] { step(i + 1); });
     if (i >= o.untimed) times.push_back(seconds);
   }
+  OperationTimes operation_times(&stream);
+  step(o.untimed + o.steps + 1);
+  const std::vector<OperationTimes::Share> shares = operation_times.Take();
   std::sort(times.begin(), times.end());
   const double best = static_cast<double>(tokens) / times.front();
   int64_t parameters = 0;
   for (const ParameterSpec& spec : specs) parameters += ElementCount(spec.shape);
   const double flop = TrainingFlopPerToken(shape, parameters, o.length);
-  const double peak = ProductPeak(stream, compute);
+  const int64_t peak_size = o.peak_size > 0 ? o.peak_size : o.device == "cuda" ? 8192 : 2048;
+  const double peak = ProductPeak(stream, compute, peak_size);
   nlohmann::ordered_json out;
   out["program"] = "trireme";
   out["dtype"] = o.precision;
-  out["threads"] = o.threads;
+  out["device"] = o.device;
+  if (o.device == "cpu") out["threads"] = o.threads;
   out["parameters"] = parameters;
   out["batch"] = o.batch;
   out["length"] = o.length;
@@ -145,8 +204,11 @@ int Run(const Options& o) {
   out["gflops"] = flop * best / 1e9;
   out["matmul_peak_gflops"] = peak / 1e9;
   out["share_of_peak"] = flop * best / peak;
-  out["memory_bytes_max"] = BufferMemory().bytes_max;
+  if (o.peak_tflops > 0) out["mfu"] = flop * best / (o.peak_tflops * 1e12);
+  out["memory_bytes_max"] =
+      o.device == "cuda" ? BufferMemoryOfGpu(0).bytes_max : BufferMemory().bytes_max;
   out["final_loss"] = loss;
+  if (!shares.empty()) out["step_by_operation"] = Shares(shares);
   std::cout << out.dump() << std::endl;
   return 0;
 }
@@ -158,6 +220,10 @@ int main(int argc, char** argv) {
   trireme::Options options;
   CLI::App app{"One training step, timed"};
   app.add_option("--preset", options.preset)->capture_default_str();
+  app.add_option("--device", options.device)->check(CLI::IsMember({"cpu", "cuda"}));
+  app.add_option("--layers", options.layers, "0: the preset's")->capture_default_str();
+  app.add_option("--peak-size", options.peak_size, "of the product that gives the peak");
+  app.add_option("--peak-tflops", options.peak_tflops, "by the data sheet, for mfu");
   app.add_option("--precision", options.precision)->capture_default_str();
   app.add_option("--recompute", options.recompute)->capture_default_str();
   app.add_option("--batch", options.batch)->capture_default_str();
@@ -166,5 +232,9 @@ int main(int argc, char** argv) {
   app.add_option("--untimed", options.untimed)->capture_default_str();
   app.add_option("--threads", options.threads)->capture_default_str();
   CLI11_PARSE(app, argc, argv);
+  if (const auto gpus = trireme::Gpus(); options.device == "cuda" && !gpus.ok()) {
+    std::cerr << "train_benchmark: --device cuda: " << gpus.status().message() << "\n";
+    return trireme::ExitCode(gpus.status());
+  }
   return trireme::Run(options);
 }
