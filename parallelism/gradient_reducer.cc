@@ -33,7 +33,7 @@ GradientReducer::GradientReducer(const std::vector<ParameterSpec>& specs,
       phase_(std::move(phase)) {
   for (int i = 0; i < plan_.accumulators(); ++i) {
     accumulators_.push_back(
-        std::make_shared<Buffer>(layout_.gradients * int64_t{4}, stream_->device()));
+        std::make_shared<Buffer>(layout_.gradients * int64_t{4}, stream_->device(), "gradients"));
   }
   MakeReplicaExchanges(specs);
   MakeRoleExchanges(specs);
@@ -190,7 +190,6 @@ void GradientReducer::StartReadyBuckets() {
     const GradientBucket& bucket = layout_.buckets[next_bucket_++];
     if (groups_->Along(Axis::kData) == nullptr || bucket.begin == bucket.end) continue;
     if (phase_) phase_("reduce.bucket", -1);
-    stream_->Synchronize();
     works_.push_back(Reduce(bucket));
   }
 }
@@ -268,7 +267,6 @@ Status GradientReducer::RunExchange(const Exchange& exchange, Micros timeout) {
       target += local.updated_elements();
     }
   }
-  stream_->Synchronize();
   Work work = exchange.group->AllReduce(partials, partials[0], exchange.tree);
   const Status status = work.Wait(timeout);
   if (!status.ok()) {
@@ -304,7 +302,8 @@ void GradientReducer::Abandon() {
   for (Work& work : works_) work.Abandon(keep_alive);
   works_.clear();
   for (std::shared_ptr<Buffer>& buffer : accumulators_) {
-    buffer = std::make_shared<Buffer>(layout_.gradients * int64_t{4}, stream_->device());
+    buffer =
+        std::make_shared<Buffer>(layout_.gradients * int64_t{4}, stream_->device(), "gradients");
   }
 }
 

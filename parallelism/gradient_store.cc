@@ -11,11 +11,11 @@ namespace {
 
 StateSlot MakeSlot(const ParameterLayout& layout, DeviceKind device) {
   StateSlot slot;
-  slot.weights_f32 = Buffer(layout.weights_f32 * 4, device);
-  slot.weights_bf16 = Buffer(layout.weights_bf16 * 2, device);
-  slot.masters = Buffer(layout.masters * 4, device);
-  slot.first_moments = Buffer(layout.moments * 4, device);
-  slot.second_moments = Buffer(layout.moments * 4, device);
+  slot.weights_f32 = Buffer(layout.weights_f32 * 4, device, "weights");
+  slot.weights_bf16 = Buffer(layout.weights_bf16 * 2, device, "weights");
+  slot.masters = Buffer(layout.masters * 4, device, "weights");
+  slot.first_moments = Buffer(layout.moments * 4, device, "moments");
+  slot.second_moments = Buffer(layout.moments * 4, device, "moments");
   return slot;
 }
 
@@ -137,16 +137,20 @@ void ShardedParameterStore::MakeNormTable() {
     }
     norm_blocks_.push_back(std::move(norm));
   }
+  norm_table_ = Buffer(norm_table_size_ * ByteSize(DType::kF64), stream_->device(), "norm");
 }
 
 Result<double> ShardedParameterStore::GlobalNorm(const SumsOfSquaresFunction& sums_of_squares,
                                                  Micros timeout) {
   if (options_.phase) options_.phase("reduce.norm", -1);
   auto table = std::make_shared<std::vector<double>>(norm_table_size_, 0.0);
+  // One copy to the host and one wait for it, however many tensors there are.
+  double* sums = reinterpret_cast<double*>(norm_table_.data());
   for (const NormBlocks& blocks : norm_blocks_) {
     sums_of_squares(reducer_.Reduced(layout_.locals[blocks.local]), blocks.edges,
-                    table->data() + blocks.first);
+                    sums + blocks.first);
   }
+  stream_->Copy(table->data(), sums, norm_table_.bytes());
   stream_->Synchronize();
   if (Communicator* world = groups_->World()) {
     // Every value is one rank's and zero elsewhere: whatever the order, the sum is exact.
@@ -191,7 +195,6 @@ Status ShardedParameterStore::Update(const UpdateFunction& update, Micros timeou
     if (local.updated_elements() > 0) slices.push_back(SliceOf(local));
   }
   update(slices);
-  stream_->Synchronize();
   if (options_.phase) options_.phase("update.before_gather", -1);
   RETURN_IF_ERROR(GatherWeights(slots_.Next(), timeout));
   if (options_.phase) options_.phase("update.before_commit", -1);

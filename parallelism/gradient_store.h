@@ -42,7 +42,8 @@ struct UpdateSlice {
 };
 // Called once a step with all slices; element-wise work only.
 using UpdateFunction = std::function<void(std::span<const UpdateSlice>)>;
-// out[i] = sum of squares of x[edges[i]] .. x[edges[i + 1] - 1] in f64, in a fixed order.
+// out[i] = sum of squares of x[edges[i]] .. x[edges[i + 1] - 1] in f64, in a fixed order. `out` is
+// memory of x's device.
 using SumsOfSquaresFunction =
     std::function<void(const float* x, std::span<const int64_t> edges, double* out)>;
 
@@ -138,6 +139,7 @@ class ShardedParameterStore final : public ParameterStore {
   };
   std::vector<NormBlocks> norm_blocks_;
   int64_t norm_table_size_ = 0;
+  Buffer norm_table_;  // f64 on the stream's device; what is not this rank's stays zero
 };
 
 }  // namespace trireme

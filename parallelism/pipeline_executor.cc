@@ -216,7 +216,6 @@ class PipelineExecutor::Run {
           << copy.items[i].name;
       options_.stream->Copy(target.data(), source.data(), target.bytes());
     }
-    options_.stream->Synchronize();
     for (const Carry::Item& item : copy.items) {
       const BufferRef ref{item.tensor.data(), item.tensor.elements(), item.tensor.dtype()};
       const int peer = direction == kDown ? stage_ + 1 : stage_ - 1;

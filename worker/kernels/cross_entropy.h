@@ -38,5 +38,7 @@ void SoftmaxGradient(Stream& stream, const Tensor& logits, const Tensor& labels,
 // Sum of x[0 .. n) in f64, in a fixed order (of each device its own). x: f32. Blocks the host until
 // the sum is there.
 double SumF64(Stream& stream, const Tensor& x);
+// The same on the stream's device, without waiting: sum[0].
+void SumF64(Stream& stream, const Tensor& x, double* sum);
 
 }  // namespace trireme

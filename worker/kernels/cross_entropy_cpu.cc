@@ -107,6 +107,11 @@ void SoftmaxGradient(Stream& stream, const Tensor& logits, const Tensor& labels,
   });
 }
 
+void SumF64(Stream& stream, const Tensor& x, double* sum) {
+  if (stream.OnGpu("SumF64")) return cuda::SumF64(stream, x, sum);
+  *sum = SumF64(stream, x);
+}
+
 double SumF64(Stream& stream, const Tensor& x) {
   if (stream.OnGpu("SumF64")) return cuda::SumF64(stream, x);
   constexpr int64_t kBlock = 4096;

@@ -63,18 +63,23 @@ void SoftmaxGradient(Stream& stream, const Tensor& logits, const Tensor& labels,
   });
 }
 
-double SumF64(Stream& stream, const Tensor& x) {
+void SumF64(Stream& stream, const Tensor& x, double* sum) {
   const unsigned blocks = gpu::BlocksFor(x.elements(), gpu::kSumElements);
-  if (blocks == 0) return 0;
   const gpu::StreamScratch<double> sums(stream, blocks);
-  gpu::Launch(stream, {blocks, gpu::kSumThreads}, gpu::SumF64Kernel<gpu::kSumThreads>,
-              x.as<float>(), x.elements(), sums.data());
-  std::vector<double> on_host(blocks);
-  stream.Copy(on_host.data(), sums.data(), sums.bytes());
+  if (blocks > 0) {
+    gpu::Launch(stream, {blocks, gpu::kSumThreads}, gpu::SumF64Kernel<gpu::kSumThreads>,
+                x.as<float>(), x.elements(), sums.data());
+  }
+  gpu::Launch(stream, {1, 1}, gpu::AddSumsKernel, sums.data(), int64_t{blocks}, sum);
+}
+
+double SumF64(Stream& stream, const Tensor& x) {
+  const gpu::StreamScratch<double> sum(stream, 1);
+  cuda::SumF64(stream, x, sum.data());
+  double on_host = 0;
+  stream.Copy(&on_host, sum.data(), sum.bytes());
   stream.Synchronize();
-  double total = 0;
-  for (const double sum : on_host) total += sum;
-  return total;
+  return on_host;
 }
 
 }  // namespace trireme::cuda

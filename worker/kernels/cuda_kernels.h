@@ -74,6 +74,7 @@ void SoftmaxGradient(Stream& stream, const Tensor& logits, const Tensor& labels,
                      const Tensor& row_max, const Tensor& row_sum, float scale,
                      const Tensor& dlogits);
 double SumF64(Stream& stream, const Tensor& x);
+void SumF64(Stream& stream, const Tensor& x, double* sum);
 
 // matmul.h; shapes are checked already and positive.
 void MatMul(Stream& stream, const Matrix& a, Transpose transpose_a, const Matrix& b,

@@ -73,6 +73,7 @@ void SoftmaxGradient(Stream&, const Tensor&, const Tensor&, int64_t, const Tenso
   NoCuda("SoftmaxGradient");
 }
 double SumF64(Stream&, const Tensor&) { NoCuda("SumF64"); }
+void SumF64(Stream&, const Tensor&, double*) { NoCuda("SumF64"); }
 void MatMul(Stream&, const Matrix&, Transpose, const Matrix&, Transpose, const Matrix&, bool,
             const Tensor&) {
   NoCuda("MatMul");

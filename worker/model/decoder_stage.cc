@@ -99,7 +99,7 @@ void DecoderStage::Reserve(int live_microbatches) {
   }
   while (static_cast<int>(slots_.size()) < live_microbatches) {
     auto slot = std::make_unique<Slot>();
-    slot->arena = Arena(memory.per_live_microbatch, device);
+    slot->arena = Arena(memory.per_live_microbatch, device, "activations");
     Allocate(slot->arena, slot.get());
     slots_.push_back(std::move(slot));
   }
@@ -162,10 +162,41 @@ void DecoderStage::ForwardHead(const Microbatch& data, const Tensor& x, bool has
   blocks_.final_norm->Forward(x, has_delta ? delta_ : Tensor(), slot->x_out, slot->normed,
                               slot->norm);
   const Tensor labels = data.labels.View({options_.tokens.tokens()});
-  losses_[slot->microbatch] =
-      evaluation_ ? blocks_.classifier->Evaluate(slot->normed, labels, Tensor())
-                  : blocks_.classifier->Train(slot->normed, labels, data.gradient_scale,
-                                              slot->dnormed, slot->microbatch);
+  double* parts = LossPartsOf(slot->microbatch);
+  if (evaluation_) {
+    blocks_.classifier->Evaluate(slot->normed, labels, Tensor(), parts);
+  } else {
+    blocks_.classifier->Train(slot->normed, labels, data.gradient_scale, slot->dnormed,
+                              slot->microbatch, parts);
+  }
+}
+
+double* DecoderStage::LossPartsOf(MicrobatchId microbatch) {
+  if (static_cast<int>(microbatch_of_parts_.size()) == kLossesOnDevice) ReadLosses();
+  const int64_t parts = blocks_.classifier->LossParts(options_.tokens.tokens());
+  if (loss_parts_.bytes() == 0) {
+    loss_parts_ = Buffer(kLossesOnDevice * parts * ByteSize(DType::kF64), context_.stream->device(),
+                         "losses");
+  }
+  microbatch_of_parts_.push_back(microbatch);
+  return reinterpret_cast<double*>(loss_parts_.data()) +
+         static_cast<int64_t>(microbatch_of_parts_.size() - 1) * parts;
+}
+
+// The only wait for the device that a loss costs: once for all microbatches of a step.
+void DecoderStage::ReadLosses() {
+  if (microbatch_of_parts_.empty()) return;
+  const int64_t parts = blocks_.classifier->LossParts(options_.tokens.tokens());
+  std::vector<double> values(microbatch_of_parts_.size() * parts);
+  context_.stream->Copy(values.data(), loss_parts_.data(),
+                        static_cast<int64_t>(values.size() * sizeof(double)));
+  context_.stream->Synchronize();
+  for (size_t i = 0; i < microbatch_of_parts_.size(); ++i) {
+    double loss = 0;
+    for (int64_t k = 0; k < parts; ++k) loss += values[i * parts + k];
+    losses_[microbatch_of_parts_[i]] = loss;
+  }
+  microbatch_of_parts_.clear();
 }
 
 Carry DecoderStage::BackwardInput(MicrobatchId microbatch, const Carry& output_gradient,
@@ -174,7 +205,8 @@ Carry DecoderStage::BackwardInput(MicrobatchId microbatch, const Carry& output_g
   const Microbatch& data = source_(microbatch);
   const bool deferred = when == WeightGradients::kLater;
   if (deferred && slot.deferred.capacity_bytes() == 0) {
-    slot.deferred = Arena(Memory().deferred_per_microbatch, context_.stream->device());
+    slot.deferred =
+        Arena(Memory().deferred_per_microbatch, context_.stream->device(), "activations");
   }
   slot.work = WeightWork(deferred);
   Tensor dx = slot.dx;
@@ -216,6 +248,9 @@ void DecoderStage::Forget(MicrobatchId microbatch) {
   }
 }
 
-std::map<MicrobatchId, double> DecoderStage::TakeLosses() { return std::exchange(losses_, {}); }
+std::map<MicrobatchId, double> DecoderStage::TakeLosses() {
+  ReadLosses();
+  return std::exchange(losses_, {});
+}
 
 }  // namespace trireme

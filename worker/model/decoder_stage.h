@@ -69,6 +69,8 @@ class DecoderStage final : public StageModel {
   Slot& SlotOf(MicrobatchId microbatch);
   Slot& FreeSlot(MicrobatchId microbatch);
   void ForwardHead(const Microbatch& data, const Tensor& x, bool has_delta, Slot* slot);
+  double* LossPartsOf(MicrobatchId microbatch);
+  void ReadLosses();
 
   StageOptions options_;
   BlockContext context_;
@@ -78,7 +80,10 @@ class DecoderStage final : public StageModel {
   Tensor delta_;    // [N, H]: what a half layer adds to the residual stream
   Tensor running_;  // [N, H]: the residual stream under full recompute
   std::vector<std::unique_ptr<Slot>> slots_;
-  std::map<MicrobatchId, double> losses_;
+  std::map<MicrobatchId, double> losses_;  // read already
+  static constexpr int kLossesOnDevice = 64;
+  Buffer loss_parts_;  // f64 [kLossesOnDevice, parts] of those in microbatch_of_parts_
+  std::vector<MicrobatchId> microbatch_of_parts_;
   bool evaluation_ = false;
 };
 

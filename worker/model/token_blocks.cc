@@ -95,14 +95,18 @@ void Classifier::Score(const Chunk& chunk, const Tensor& labels) const {
   TokenLosses(stream, labels, chunk.row_max, chunk.row_sum, chunk.target, chunk.losses);
 }
 
-double Classifier::Train(const Tensor& x, const Tensor& labels, double scale, const Tensor& dx,
-                         MicrobatchId microbatch) const {
+int64_t Classifier::LossParts(int64_t n) const {
+  const int64_t step = ChunkTokens(n);
+  return (n + step - 1) / step;
+}
+
+void Classifier::Train(const Tensor& x, const Tensor& labels, double scale, const Tensor& dx,
+                       MicrobatchId microbatch, double* loss_parts) const {
   Stream& stream = *context_->stream;
   ParameterStore& parameters = *context_->parameters;
   const int64_t n = x.dim(0), step = ChunkTokens(n);
   const Tensor weight = parameters.Acquire(head_);
   GradientSink sink = parameters.Gradients(head_, role_, microbatch);
-  double loss = 0;
   for (int64_t begin = 0; begin < n; begin += step) {
     const int64_t end = std::min(n, begin + step), mark = context_->scratch.Mark();
     const Chunk chunk = Allocate(context_->scratch, end - begin);
@@ -110,7 +114,7 @@ double Classifier::Train(const Tensor& x, const Tensor& labels, double scale, co
     MatMul(stream, Matrix::Of(rows), Transpose::kNo, Matrix::Of(weight), Transpose::kYes,
            Matrix::Of(chunk.logits));
     Score(chunk, row_labels);
-    loss += SumF64(stream, chunk.losses);
+    SumF64(stream, chunk.losses, loss_parts++);
     SoftmaxGradient(stream, chunk.logits, row_labels, first_row_, chunk.row_max, chunk.row_sum,
                     static_cast<float>(scale), chunk.dlogits);
     MatMul(stream, Matrix::Of(chunk.dlogits), Transpose::kNo, Matrix::Of(weight), Transpose::kNo,
@@ -123,25 +127,23 @@ double Classifier::Train(const Tensor& x, const Tensor& labels, double scale, co
   parameters.GradientDone(head_, role_, microbatch);
   parameters.Release(head_);
   context_->tensor.Sum(dx);
-  return loss;
 }
 
-double Classifier::Evaluate(const Tensor& x, const Tensor& labels, const Tensor& losses) const {
+void Classifier::Evaluate(const Tensor& x, const Tensor& labels, const Tensor& losses,
+                          double* loss_parts) const {
   const int64_t n = x.dim(0), step = ChunkTokens(n);
-  double loss = 0;
   for (int64_t begin = 0; begin < n; begin += step) {
     const int64_t end = std::min(n, begin + step), mark = context_->scratch.Mark();
     const Chunk chunk = Allocate(context_->scratch, end - begin);
     Logits(x.Rows(begin, end), chunk.logits);
     Score(chunk, labels.Rows(begin, end));
-    loss += SumF64(*context_->stream, chunk.losses);
+    if (loss_parts != nullptr) SumF64(*context_->stream, chunk.losses, loss_parts++);
     if (losses.defined()) {
       context_->stream->Copy(losses.Rows(begin, end).data(), chunk.losses.data(),
                              chunk.losses.bytes());
     }
     context_->scratch.Release(mark);
   }
-  return loss;
 }
 
 }  // namespace trireme

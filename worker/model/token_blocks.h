@@ -46,12 +46,15 @@ class Classifier {
         first_row_(first_row),
         rows_(rows) {}
 
-  // Sum of the losses of the tokens that have a label, in f64, and d(scale * sum)/dx in dx ([N, H]
+  // The loss is the sum of the losses of the tokens that have a label, in f64: of LossParts(N)
+  // parts on the stream's device, to be added in their order. Also d(scale * loss)/dx in dx ([N, H]
   // f32, summed over the tensor group). x: [N, H]. labels: [N] i32.
-  double Train(const Tensor& x, const Tensor& labels, double scale, const Tensor& dx,
-               MicrobatchId microbatch) const;
-  // The loss alone. losses: [N] f32 by token, or undefined.
-  double Evaluate(const Tensor& x, const Tensor& labels, const Tensor& losses) const;
+  void Train(const Tensor& x, const Tensor& labels, double scale, const Tensor& dx,
+             MicrobatchId microbatch, double* loss_parts) const;
+  // The loss alone. losses: [N] f32 by token, or undefined. loss_parts may be null.
+  void Evaluate(const Tensor& x, const Tensor& labels, const Tensor& losses,
+                double* loss_parts = nullptr) const;
+  int64_t LossParts(int64_t n) const;
   // logits: [N, rows] f32 of this rank's part.
   void Logits(const Tensor& x, const Tensor& logits) const;
 
