@@ -54,8 +54,8 @@ void AdamWRounded(Stream& stream, std::span<const AdamWRoundedSlice> slices, con
                   uint64_t seed);
 
 // Sums of squares in f64 of consecutive ranges of x: out[i] over [edges[i], edges[i + 1]), each in
-// a fixed order (of each device its own). x: on the stream's device. out: there too, or on the host,
-// where it is after the stream was synchronized.
+// a fixed order (of each device its own). x: on the stream's device. out: there too, or on the
+// host, where it is after the stream was synchronized.
 void SumsOfSquares(Stream& stream, const float* x, std::span<const int64_t> edges, double* out);
 
 }  // namespace trireme
