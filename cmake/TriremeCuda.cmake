@@ -42,6 +42,23 @@ then set CUDA_HOME or put nvcc on the PATH")
          "NCCL 2.27 or later (several GPUs then talk by MPI): NVIDIA's package libnccl-dev, or \
 set NCCL_HOME")
   endif()
+  # Its headers alone: the library is loaded when attention first runs.
+  find_path(CUDNN_INCLUDE_DIR cudnn_graph.h HINTS ${CUDAToolkit_INCLUDE_DIRS}
+            $ENV{CUDNN_HOME}/include)
+  set(CUDNN_VERSION 0)
+  if(CUDNN_INCLUDE_DIR)
+    file(STRINGS ${CUDNN_INCLUDE_DIR}/cudnn_version.h lines REGEX "define CUDNN_(MAJOR|MINOR) ")
+    string(REGEX REPLACE ".*MAJOR ([0-9]+).*MINOR ([0-9]+).*" "\\1.\\2" CUDNN_VERSION "${lines}")
+  endif()
+  if(CUDNN_VERSION VERSION_GREATER_EQUAL 9.11)
+    set(TRIREME_CUDNN *_cudnn.cc)
+    list(APPEND TRIREME_CUDA_FOUND "cuDNN ${CUDNN_VERSION}")
+  else()
+    set(TRIREME_CUDNN no_cudnn.cc)
+    list(APPEND TRIREME_CUDA_MISSING
+         "cuDNN's headers, 9.11 or later (attention then runs on the program's own kernel): NVIDIA's \
+package cudnn, or set CUDNN_HOME")
+  endif()
 endmacro()
 
 if(TRIREME_CUDA)
@@ -78,11 +95,17 @@ add_library(trireme_cuda_off OBJECT ${off_sources})
 target_link_libraries(trireme_cuda_off PUBLIC cluster_device)
 
 if(TRIREME_CUDA_BACKEND STREQUAL "trireme_cuda")
-  trireme_backend_sources(cuda_sources *_cuda.cu *_cuda.cc no_cudnn.cc)
+  trireme_backend_sources(cuda_sources *_cuda.cu *_cuda.cc ${TRIREME_CUDNN})
   list(FILTER cuda_sources EXCLUDE REGEX "/no_cuda\\.cc$")
+  if(NOT TRIREME_CUDNN STREQUAL "no_cudnn.cc")
+    list(FILTER cuda_sources EXCLUDE REGEX "/no_cudnn\\.cc$")
+  endif()
   add_library(trireme_cuda OBJECT ${cuda_sources})
   target_link_libraries(trireme_cuda PUBLIC worker_optimizer worker_kernels cluster_device
-                        CUDA::cublasLt CUDA::cudart_static)
+                        CUDA::cublasLt CUDA::cudart_static ${CMAKE_DL_LIBS})
+  if(CUDNN_INCLUDE_DIR)
+    target_include_directories(trireme_cuda SYSTEM PRIVATE ${CUDNN_INCLUDE_DIR})
+  endif()
   # Line numbers for the profiler. A product and a sum are fused where the code says so, as on a CPU.
   set(nvcc_options -lineinfo --expt-relaxed-constexpr -fmad=false)
   target_compile_options(trireme_cuda PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:${nvcc_options}>")
