@@ -79,15 +79,20 @@ class Library {
  private:
   explicit Library(int gpu) : gpu_(gpu) {}
   Status Open();
-  Result<cudnn::Plan> Make(const AttentionProblem& problem);
+  // What a plan refers to lives as long as the plan.
+  struct Kept {
+    cudnn::Proposals proposals;
+    cudnn::Plan plan;
+  };
+  Result<Kept> Make(const AttentionProblem& problem);
   Status Execute(const cudnn::Plan& plan, const Operands& operands, void* workspace);
 
   const int gpu_;
   const cudnn::Api* api_ = nullptr;
   cudnnHandle_t handle_ = nullptr;
   cudnn::Descriptor device_;
-  std::mutex mutex_;  // of the handle and the plans
-  std::map<AttentionProblem, std::unique_ptr<cudnn::Plan>> plans_;
+  std::mutex mutex_;                                         // of the handle and the plans
+  std::map<AttentionProblem, std::unique_ptr<Kept>> plans_;  // null: there is none
 };
 
 Library* Library::Of(int gpu) {
@@ -115,7 +120,7 @@ Status Library::Open() {
   return OkStatus();
 }
 
-Result<cudnn::Plan> Library::Make(const AttentionProblem& problem) {
+Result<Library::Kept> Library::Make(const AttentionProblem& problem) {
   if (problem.backward() && problem.length % kTileKeys != 0 &&
       api_->version < kVersionOfPaddingFix) {
     return NotFoundError("lengths that are no multiple of 128 need cuDNN 9.16");
@@ -127,7 +132,9 @@ Result<cudnn::Plan> Library::Make(const AttentionProblem& problem) {
   Status reason;
   for (const cudnn::Descriptor& engine : proposals.engines) {
     auto plan = cudnn::MakePlan(*api_, device_, engine);
-    if (plan.ok() && plan->workspace_bytes <= kWorkspaceBytesMax) return plan;
+    if (plan.ok() && plan->workspace_bytes <= kWorkspaceBytesMax) {
+      return Kept{std::move(proposals), std::move(*plan)};
+    }
     reason = plan.ok() ? NotFoundError(StrCat("workspace of ", plan->workspace_bytes, " bytes"))
                        : plan.status();
   }
@@ -138,19 +145,19 @@ const cudnn::Plan* Library::PlanOf(const AttentionProblem& problem) {
   std::lock_guard lock(mutex_);
   const auto [found, is_new] = plans_.try_emplace(problem);
   if (is_new) {
-    auto plan = Make(problem);
-    if (plan.ok()) {
-      found->second = std::make_unique<cudnn::Plan>(std::move(*plan));
-    } else if (plan.status().code() == StatusCode::kNotFound) {
+    auto made = Make(problem);
+    if (made.ok()) {
+      found->second = std::make_unique<Kept>(std::move(*made));
+    } else if (made.status().code() == StatusCode::kNotFound) {
       VLOG(1) << "attention of " << problem.length
-              << " positions runs on the own kernel: " << plan.status().message();
+              << " positions runs on the own kernel: " << made.status().message();
     } else {
       LOG(WARNING) << "attention of " << problem.length << " positions, " << problem.query_heads
                    << " heads of " << problem.head_dim
-                   << " runs on the program's own kernel: " << plan.status().message();
+                   << " runs on the program's own kernel: " << made.status().message();
     }
   }
-  return found->second.get();
+  return found->second == nullptr ? nullptr : &found->second->plan;
 }
 
 Status Library::Execute(const cudnn::Plan& plan, const Operands& operands, void* workspace) {
