@@ -70,7 +70,7 @@ void SumF64(Stream& stream, const Tensor& x, double* sum) {
     gpu::Launch(stream, {blocks, gpu::kSumThreads}, gpu::SumF64Kernel<gpu::kSumThreads>,
                 x.as<float>(), x.elements(), sums.data());
   }
-  gpu::Launch(stream, {1, 1}, gpu::AddSumsKernel, sums.data(), int64_t{blocks}, sum);
+  gpu::Launch(stream, {1, 1}, gpu::AddSumsKernel<1>, sums.data(), int64_t{blocks}, sum);
 }
 
 double SumF64(Stream& stream, const Tensor& x) {

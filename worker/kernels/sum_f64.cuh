@@ -39,7 +39,9 @@ __global__ __launch_bounds__(kThreads) void SumF64Kernel(const float* x, int64_t
 }
 
 // sum[0] = the n sums of blocks, added in their order. One thread: they are few.
-__global__ inline void AddSumsKernel(const double* sums, int64_t n, double* sum) {
+template <int kThreads>
+__global__ __launch_bounds__(kThreads) void AddSumsKernel(const double* sums, int64_t n,
+                                                          double* sum) {
   double total = 0;
   for (int64_t i = 0; i < n; ++i) total += sums[i];
   *sum = total;
