@@ -1,3 +1,6 @@
+#include <cstdint>
+#include <limits>
+
 #include "cluster/device/cuda_device.h"
 #include "cluster/device/cuda_error.cuh"
 
@@ -9,6 +12,16 @@ cudaEvent_t AsEvent(void* event) { return static_cast<cudaEvent_t>(event); }
 
 // What cudaSetDevice was last told on this thread; libraries put it back when they change it.
 thread_local int current_gpu = -1;
+
+// Scratch memory comes from the device's pool, which by default gives everything back to the driver
+// whenever the host waits: the next step would map it again.
+void KeepPool(int gpu) {
+  cudaMemPool_t pool;
+  Check(cudaDeviceGetDefaultMemPool(&pool, gpu), gpu, "asking for the memory pool");
+  uint64_t all = std::numeric_limits<uint64_t>::max();
+  Check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &all), gpu,
+        "setting up the memory pool");
+}
 
 }  // namespace
 
@@ -28,6 +41,7 @@ int CurrentGpu() {
 
 void* CreateStream(int gpu) {
   MakeCurrent(gpu);
+  KeepPool(gpu);
   cudaStream_t stream;
   // Never behind the legacy stream, which would tie side streams together.
   Check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), gpu, "making a stream");

@@ -219,6 +219,17 @@ cudaError_t cudaFree(void* p) {
   Queues::Get().DrainAll();
   return FreeDeviceMemory(p) ? cudaSuccess : Fail(cudaErrorInvalidValue);
 }
+cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int device) {
+  if (device < 0 || device >= device_count) return Fail(cudaErrorInvalidDevice);
+  static char pools[64];
+  *pool = reinterpret_cast<cudaMemPool_t>(pools + device % 64);
+  return cudaSuccess;
+}
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribute, void* value) {
+  const bool known = attribute == cudaMemPoolAttrReleaseThreshold;
+  if (pool == nullptr || value == nullptr || !known) return Fail(cudaErrorInvalidValue);
+  return cudaSuccess;
+}
 cudaError_t cudaMallocAsync(void** p, size_t bytes, cudaStream_t) { return cudaMalloc(p, bytes); }
 cudaError_t cudaFreeAsync(void* p, cudaStream_t handle) {
   Queues& queues = Queues::Get();
