@@ -1,8 +1,10 @@
 #include "cli/model_options.h"
 
 #include <algorithm>
+#include <optional>
 #include <thread>
 
+#include "cluster/device/gpu_info.h"
 #include "worker/model/weight_source.h"
 
 namespace trireme {
@@ -17,6 +19,27 @@ void AddModelOptions(CLI::App& app, ModelOptions* options) {
   app.add_option("--threads", options->threads, "0: all cores")->capture_default_str();
 }
 
+namespace {
+
+// `--device`: none for the CPU. The thread is bound to the GPU's NUMA node.
+Result<std::optional<Gpu>> ChooseGpu(const std::string& device) {
+  if (device == "cpu") return std::optional<Gpu>();
+  if (device != "auto" && device != "cuda") {
+    return InvalidArgumentError(StrCat("--device ", device, ": expected auto, cpu, cuda"));
+  }
+  const auto gpus = Gpus();
+  if (gpus.ok() && !gpus->empty()) {
+    const GpuInfo& gpu = gpus->front();
+    if (gpu.numa_node >= 0) BindThreadToNumaNode(gpu.numa_node);
+    return std::optional<Gpu>(Gpu{gpu.ordinal});
+  }
+  if (device == "auto") return std::optional<Gpu>();
+  const std::string why = gpus.ok() ? "there is no GPU" : gpus.status().message();
+  return InvalidArgumentError(StrCat("--device cuda: ", why, "; expected a GPU, or --device cpu"));
+}
+
+}  // namespace
+
 Result<std::unique_ptr<LanguageModel>> OpenModel(const ModelOptions& options) {
   LanguageModel::Options load;
   if (options.precision == "bfloat16") {
@@ -25,10 +48,7 @@ Result<std::unique_ptr<LanguageModel>> OpenModel(const ModelOptions& options) {
     return InvalidArgumentError(
         StrCat("--precision ", options.precision, ": expected float32 or bfloat16"));
   }
-  if (options.device == "cuda") return NotBuiltError("--device cuda: this build has no CUDA");
-  if (options.device != "auto" && options.device != "cpu") {
-    return InvalidArgumentError(StrCat("--device ", options.device, ": expected auto, cpu, cuda"));
-  }
+  ASSIGN_OR_RETURN(load.gpu, ChooseGpu(options.device));
   load.threads = options.threads > 0
                      ? options.threads
                      : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));

@@ -4,11 +4,13 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "cluster/base/status.h"
+#include "worker/inference/input_staging.h"
 #include "worker/model/decoder_stage.h"
 #include "worker/model/frozen_parameters.h"
 
@@ -20,10 +22,12 @@ class LanguageModel {
  public:
   struct Options {
     DType compute = DType::kF32;
-    int threads = 1;
+    int threads = 1;         // of a CPU
+    std::optional<Gpu> gpu;  // none: on the CPU
   };
 
-  // Errors: those of WeightSource::Open.
+  // On a GPU the model and its sessions belong to the calling thread. Errors: those of
+  // WeightSource::Open.
   static Result<std::unique_ptr<LanguageModel>> Load(const std::string& model,
                                                      const Options& options);
   ~LanguageModel();
@@ -41,7 +45,7 @@ class LanguageModel {
     int64_t length() const { return length_; }
     int64_t capacity() const { return capacity_; }
     // Appends T tokens to each sequence (ids: [batch * T], sequence-major) and returns the logits
-    // [batch, V] after the last of them, valid until the next call.
+    // [batch, V] after the last of them, in the host's memory, valid until the next call.
     Tensor Append(std::span<const int32_t> ids);
     // The same with the logits of every new position: [batch * T, V].
     Tensor AppendWithAllLogits(std::span<const int32_t> ids);
@@ -51,11 +55,26 @@ class LanguageModel {
     void Truncate(int64_t length);
 
    private:
+    // Where the logits of one pass stand while the model makes them, and where the caller reads
+    // them: one place on a CPU.
+    struct Logits {
+      Tensor on_device;
+      Tensor on_host;
+    };
+    Logits LogitsMemory(int64_t rows, int64_t rows_in_pass);
     Tensor Run(std::span<const int32_t> ids, bool all);
+    // Tokens [begin, begin + t) of each sequence's `length` new ones. The hidden states after the
+    // final norm, [batch * t, H], in the model's scratch memory.
+    Tensor RunPass(std::span<const int32_t> ids, int64_t length, int64_t begin, int64_t t);
+    // Of each sequence's hidden states the last one, side by side.
+    Tensor LastTokens(const Tensor& hidden);
+    // The logits of some hidden states, to row `row` of the host's.
+    void MakeLogits(const Tensor& hidden, const Logits& logits, int64_t row);
 
     LanguageModel* model_;
     int64_t batch_, capacity_, length_ = 0;
-    Buffer cache_memory_, token_memory_, logits_memory_;
+    Buffer cache_memory_, reorder_memory_;
+    Buffer logits_memory_, logits_on_gpu_;
     std::vector<KeyValueCache> caches_;  // by layer
   };
 
@@ -67,6 +86,8 @@ class LanguageModel {
  private:
   LanguageModel();
   void EnsureScratch(TokenShape tokens);
+  // The losses in the host's memory, valid until the next call.
+  const float* BringLosses(const Tensor& losses);
 
   std::unique_ptr<WeightSource> source_;
   ModelShape shape_;
@@ -75,6 +96,8 @@ class LanguageModel {
   std::unique_ptr<FrozenParameters> parameters_;
   BlockContext context_;
   DecoderBlocks blocks_;
+  InputStaging inputs_;
+  Buffer losses_memory_;  // pinned; on a GPU alone
   int64_t scratch_tokens_ = 0;
 };
 

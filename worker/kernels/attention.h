@@ -37,6 +37,11 @@ void AttentionBackward(Stream& stream, const Heads& dout, const Heads& q, const 
                        const Tensor& document_starts, const Heads& dq, const Heads& dk,
                        const Heads& dv);
 
+// cache[b, lengths[b] - T + t] = x[b, t]: new keys or values where AttentionDecode finds them.
+// x: [B, T, Hk, D]. cache: batch B, length = capacity, Hk heads, the same dtype. lengths: [B] i32,
+// the filled lengths with the new tokens.
+void AppendToCache(Stream& stream, const Heads& x, const Tensor& lengths, const Heads& cache);
+
 // Attention of a few new queries over a cache: query t of sequence b stands at position
 // lengths[b] - T + t and sees cache positions 0 .. lengths[b] - T + t.
 // q, out: [B, T, Hq, D]. keys, values: batch B, length = capacity, Hk heads. lengths: [B] i32, the

@@ -48,6 +48,7 @@ void AttentionBackward(Stream& stream, const Heads& dout, const Heads& q, const 
                        const Heads& v, const Heads& out, const Tensor& log_sum_exp, float scale,
                        const Tensor& document_starts, const Heads& dq, const Heads& dk,
                        const Heads& dv);
+void AppendToCache(Stream& stream, const Heads& x, const Tensor& lengths, const Heads& cache);
 void AttentionDecode(Stream& stream, const Heads& q, const Heads& keys, const Heads& values,
                      const Tensor& lengths, float scale, const Heads& out);
 

@@ -53,6 +53,7 @@ void AttentionBackward(Stream&, const Heads&, const Heads&, const Heads&, const 
                        const Heads&, const Heads&) {
   NoCuda("AttentionBackward");
 }
+void AppendToCache(Stream&, const Heads&, const Tensor&, const Heads&) { NoCuda("AppendToCache"); }
 void AttentionDecode(Stream&, const Heads&, const Heads&, const Heads&, const Tensor&, float,
                      const Heads&) {
   NoCuda("AttentionDecode");

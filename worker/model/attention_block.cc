@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 namespace trireme {
 
@@ -149,27 +148,12 @@ void AttentionBlock::Decode(TokenShape tokens, const TokenPlaces& places, const 
   const Saved saved = Allocate(context_->scratch, tokens);
   ProjectIn(x, saved.qkv);
   Rotate(saved.qkv, tokens, places, false);
-  const int64_t row_bytes = width(1) * ByteSize(context_->compute);
   const int64_t capacity = cache.keys.dim(1);
-  const auto* filled = lengths.as<int32_t>();
-  for (int part : {1, 2}) {
-    const Tensor& target = part == 1 ? cache.keys : cache.values;
-    const Heads source = HeadsOf(saved.qkv, tokens, part);
-    for (int64_t b = 0; b < tokens.batch; ++b) {
-      for (int64_t t = 0; t < tokens.length; ++t) {
-        const int64_t position = filled[b] - tokens.length + t;
-        CHECK_LT(position, capacity);
-        context_->stream->Copy(target.bytes_data() + (b * capacity + position) * row_bytes,
-                               static_cast<std::byte*>(source.data) + (b * tokens.length + t) *
-                                                                          source.row_stride *
-                                                                          ByteSize(source.dtype),
-                               row_bytes);
-      }
-    }
-  }
   const auto cached = [&](const Tensor& all) {
     return Heads{all.data(), all.dtype(), tokens.batch, capacity, kv_heads_, head_dim_, width(1)};
   };
+  AppendToCache(*context_->stream, HeadsOf(saved.qkv, tokens, 1), lengths, cached(cache.keys));
+  AppendToCache(*context_->stream, HeadsOf(saved.qkv, tokens, 2), lengths, cached(cache.values));
   AttentionDecode(*context_->stream, HeadsOf(saved.qkv, tokens, 0), cached(cache.keys),
                   cached(cache.values), lengths, scale_,
                   DenseHeads(saved.mixed, tokens, query_heads_, head_dim_));

@@ -19,6 +19,7 @@ using ParameterReader =
 class FrozenParameters final : public ParameterStore {
  public:
   // Loads this rank's region of every parameter its stage holds; matrices are rounded to `compute`.
+  // On the stream's device.
   static Result<std::unique_ptr<FrozenParameters>> Load(const std::vector<ParameterSpec>& specs,
                                                         const Mesh& mesh, int rank, DType compute,
                                                         Stream& stream,
