@@ -27,6 +27,7 @@ done
 # part | name | what it needs | command. `needs`: programs of bin/, or sanitizer, torch, gpu.
 steps='correctness|kernels against the CPU reference|gpu cuda_kernels_gpu_test|cuda_kernels_gpu_test
 correctness|training runs of every layout|gpu cuda_training_gpu_test|cuda_training_gpu_test
+correctness|decoding, scoring, generation|gpu cuda_inference_gpu_test|cuda_inference_gpu_test
 correctness|two runs, the same bits|gpu trireme|rerun
 correctness|the loss curve of the CPU|gpu trireme|curve
 sanitizer|memcheck|gpu sanitizer cuda_kernels_gpu_test|compute-sanitizer --tool memcheck --error-exitcode 1 cuda_kernels_gpu_test
