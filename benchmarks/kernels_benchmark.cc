@@ -1,24 +1,22 @@
-// Every kernel at the shapes of a llama-30m training step (8 x 256 tokens), verified against plain
-// double loops first, then timed against this machine's measured peaks in the same run: matrix
-// products of 2048^3 for what computes, a triad over 256 MiB for what moves memory.
+// Every kernel at the shapes of a training step (llama-30m, 8 x 256 tokens; on a GPU llama-3-8b,
+// 2 x 4,096), verified against plain double loops first, then timed against this machine's measured
+// peaks in the same run: matrix products of 2048^3 (8192^3) for what computes, a triad (a copy)
+// over arrays far beyond the caches for what moves memory.
 //
-// kernels_benchmark [--benchmark_filter=REGEX] [--cpu_clock]
+// kernels_benchmark [--benchmark_filter=REGEX] [--cpu_clock] [--device=cuda] [--tiny]
 #include <benchmark/benchmark.h>
-#include <omp.h>
-#include <oneapi/dnnl/dnnl.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
-#include <ctime>
 #include <functional>
-#include <map>
-#include <random>
+#include <memory>
 #include <string>
 #include <vector>
 
-#include "cluster/device/buffer.h"
+#include "benchmarks/measured_kernel.h"
+#include "cluster/device/gpu_info.h"
 #include "worker/kernels/activation.h"
 #include "worker/kernels/attention.h"
 #include "worker/kernels/cross_entropy.h"
@@ -30,151 +28,23 @@
 namespace trireme {
 namespace {
 
-constexpr int64_t kTokens = 2048, kHidden = 512, kFfn = 1408, kVocabulary = 8192;
-constexpr int64_t kBatch = 8, kLength = 256, kHeads = 8, kKeyHeads = 4, kHeadDim = 64;
+int64_t tokens_of_step = 2048, hidden = 512, ffn = 1408, vocabulary = 8192;
+int64_t batch_of_step = 8, length_of_step = 256, head_count = 8, key_head_count = 4, head_dim = 64;
+int64_t chunk_rows = 512, state_elements = 32 << 20;
 
-// --cpu_clock: seconds that the calling thread got, one thread only: for machines that others use
-// at the same time. Else wall clock.
-bool cpu_clock = false;
-
-double Now() {
-  timespec time;
-  clock_gettime(cpu_clock ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &time);
-  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+void UseSizesOfGpus() {
+  hidden = 4096, ffn = 14336, vocabulary = 128256, head_count = 32, key_head_count = 8,
+  head_dim = 128;
+  batch_of_step = 2, length_of_step = 4096, tokens_of_step = batch_of_step * length_of_step,
+  chunk_rows = 2048, peak_size = 8192;
+  state_elements = 256 << 20;
 }
-
-double Seconds(const std::function<void()>& run) {
-  const double start = Now();
-  run();
-  return Now() - start;
-}
-
-double Best(int times, const std::function<void()>& run) {
-  double best = 1e30;
-  for (int i = 0; i < times; ++i) best = std::min(best, Seconds(run));
-  return best;
-}
-
-// A tensor of uniform values in [-1, 1] with its memory.
-struct Owned {
-  Owned(DType dtype, const Shape& shape, uint32_t seed = 1) {
-    int64_t count = 1;
-    for (int64_t d : shape) count *= d;
-    memory = Buffer(count * ByteSize(dtype));
-    tensor = memory.AsTensor(dtype, shape);
-    std::mt19937 bits(seed);
-    for (int64_t i = 0; i < count; ++i) {
-      const float x = static_cast<float>(bits()) * 4.656612873e-10f - 1.0f;
-      if (dtype == DType::kF32) tensor.as<float>()[i] = x;
-      if (dtype == DType::kBF16) tensor.as<BFloat16>()[i] = ToBFloat16(x);
-    }
-  }
-  operator const Tensor&() const { return tensor; }  // NOLINT: implicit on purpose
-  float At(int64_t i) const {
-    return tensor.dtype() == DType::kF32 ? tensor.as<float>()[i]
-                                         : ToFloat(tensor.as<BFloat16>()[i]);
-  }
-  Buffer memory;
-  Tensor tensor;
-};
-
-Stream& StreamOf(int threads) {
-  static std::map<int, std::unique_ptr<Stream>> streams;
-  auto& stream = streams[threads];
-  if (stream == nullptr) stream = std::make_unique<Stream>(threads);
-  return *stream;
-}
-
-// FLOP/s of the best 2048^3 product of these threads: the program's own, and for f32 the library's
-// own multi-threaded one.
-double ProductPeak(DType dtype, int threads) {
-  static std::map<std::pair<DType, int>, double> peaks;
-  double& peak = peaks[{dtype, threads}];
-  if (peak > 0) return peak;
-  constexpr int64_t n = 2048;
-  const Owned a(dtype, {n, n}, 1), b(dtype, {n, n}, 2), c(DType::kF32, {n, n});
-  double best = 1e30;
-  for (const Transpose tb : {Transpose::kNo, Transpose::kYes}) {
-    best = std::min(best, Best(6, [&] {
-                      MatMul(StreamOf(threads), Matrix::Of(a), Transpose::kNo, Matrix::Of(b), tb,
-                             Matrix::Of(c));
-                    }));
-  }
-  if (dtype == DType::kF32) {
-    omp_set_num_threads(threads);
-    best = std::min(best, Best(6, [&] {
-                      dnnl_sgemm('N', 'N', n, n, n, 1.0f, a.tensor.as<float>(), n,
-                                 b.tensor.as<float>(), n, 0.0f, c.tensor.as<float>(), n);
-                    }));
-    omp_set_num_threads(1);
-  }
-  peak = 2.0 * n * n * n / best;
-  std::fprintf(stderr, "peak: %s product of 2048^3, %d thread(s): %.1f GFLOP/s\n", DTypeName(dtype),
-               threads, peak * 1e-9);
-  return peak;
-}
-
-// Bytes a second of a[i] = b[i] + s c[i] over arrays far beyond the caches, three streams counted.
-double Bandwidth(int threads) {
-  static std::map<int, double> bandwidths;
-  double& bandwidth = bandwidths[threads];
-  if (bandwidth > 0) return bandwidth;
-  constexpr int64_t n = int64_t{1} << 24, block = int64_t{1} << 16;
-  const Owned a(DType::kF32, {n}), b(DType::kF32, {n}), c(DType::kF32, {n});
-  float* pa = a.tensor.as<float>();
-  const float *pb = b.tensor.as<float>(), *pc = c.tensor.as<float>();
-  bandwidth = 3.0 * n * 4 / Best(8, [&] {
-                StreamOf(threads).ParallelFor(n / block, [&](int64_t i) {
-                  for (int64_t j = i * block; j < (i + 1) * block; ++j)
-                    pa[j] = pb[j] + 0.5f * pc[j];
-                });
-              });
-  std::fprintf(stderr, "peak: triad, %d thread(s): %.1f GB/s\n", threads, bandwidth * 1e-9);
-  return bandwidth;
-}
-
-// What a kernel does in one call, for the shares.
-struct Work {
-  double flop = 0;   // against the product peak of `dtype`, or
-  double bytes = 0;  // least bytes read and written, against the triad
-  DType dtype = DType::kF32;
-};
-
-void Report(benchmark::State& state, int threads, const Work& work,
-            const std::function<void(Stream&)>& run) {
-  const double peak = work.flop > 0 ? ProductPeak(work.dtype, threads) : Bandwidth(threads);
-  Stream& stream = StreamOf(threads);
-  run(stream);  // compiles kernels, touches memory
-  double best = 1e30;
-  for (auto _ : state) {
-    const double seconds = Seconds([&] { run(stream); });
-    state.SetIterationTime(seconds);
-    best = std::min(best, seconds);
-  }
-  const double rate = (work.flop > 0 ? work.flop : work.bytes) / best;
-  state.counters["best_us"] = best * 1e6;
-  state.counters[work.flop > 0 ? "GFLOP/s" : "GB/s"] = rate * 1e-9;
-  state.counters["share"] = rate / peak;
-}
-
-void Add(const std::string& name, const Work& work, const std::function<void(Stream&)>& run) {
-  for (const int threads : {1, 2}) {
-    if (cpu_clock && threads > 1) continue;
-    const std::string full =
-        name + "/" + DTypeName(work.dtype) + "/threads:" + std::to_string(threads);
-    benchmark::RegisterBenchmark(
-        full.c_str(), [=](benchmark::State& state) { Report(state, threads, work, run); })
-        ->UseManualTime()
-        ->Unit(benchmark::kMicrosecond)
-        ->MinTime(0.3);
-  }
-}
-
-// Ends the program when `actual` is not what the double loops say: a fast wrong kernel is not one.
-void Verify(const std::string& what, double actual, double expected, double tolerance) {
-  if (std::abs(actual - expected) <= tolerance) return;
-  std::fprintf(stderr, "%s: %g, expected %g\n", what.c_str(), actual, expected);
-  std::exit(1);
+// To see that all of it runs.
+void UseTinySizes() {
+  hidden = 64, ffn = 96, vocabulary = 128, head_count = 4, key_head_count = 2, head_dim = 16;
+  batch_of_step = 2, length_of_step = 16, tokens_of_step = batch_of_step * length_of_step,
+  chunk_rows = 16, peak_size = 64;
+  state_elements = 1 << 12;
 }
 
 struct Product {
@@ -203,43 +73,43 @@ void AddProduct(DType dtype, const Product& p) {
 }
 
 void AddProducts(DType dtype) {
-  constexpr int64_t kQkv = (kHeads + 2 * kKeyHeads) * kHeadDim;
+  const int64_t qkv = (head_count + 2 * key_head_count) * head_dim;
   const struct {
     const char *forward, *input, *weight;
     int64_t out, in;
-  } layers[] = {{"qkv", "qkv_dx", "qkv_dw", kQkv, kHidden},
-                {"attention_out", "attention_out_dx", "attention_out_dw", kHidden, kHidden},
-                {"gate", "gate_dx", "gate_dw", kFfn, kHidden},
-                {"down", "down_dx", "down_dw", kHidden, kFfn}};
+  } layers[] = {{"qkv", "qkv_dx", "qkv_dw", qkv, hidden},
+                {"attention_out", "attention_out_dx", "attention_out_dw", hidden, hidden},
+                {"gate", "gate_dx", "gate_dw", ffn, hidden},
+                {"down", "down_dx", "down_dw", hidden, ffn}};
   for (const auto& l : layers) {
-    AddProduct(dtype, {l.forward, kTokens, l.out, l.in, false, true, false});
-    AddProduct(dtype, {l.input, kTokens, l.in, l.out, false, false, false});
-    AddProduct(dtype, {l.weight, l.out, l.in, kTokens, true, false, true});
+    AddProduct(dtype, {l.forward, tokens_of_step, l.out, l.in, false, true, false});
+    AddProduct(dtype, {l.input, tokens_of_step, l.in, l.out, false, false, false});
+    AddProduct(dtype, {l.weight, l.out, l.in, tokens_of_step, true, false, true});
   }
-  for (const int64_t chunk : {int64_t{256}, int64_t{512}}) {
-    const bool small = chunk == 256;
-    AddProduct(dtype, {small ? "logits_256" : "logits_512", chunk, kVocabulary, kHidden, false,
-                       true, false});
-    AddProduct(dtype, {small ? "logits_dx_256" : "logits_dx_512", chunk, kHidden, kVocabulary,
-                       false, false, false});
-    AddProduct(dtype, {small ? "logits_dw_256" : "logits_dw_512", kVocabulary, kHidden, chunk, true,
+  for (const int64_t chunk : {chunk_rows / 2, chunk_rows}) {
+    const bool small = chunk < chunk_rows;
+    AddProduct(dtype,
+               {small ? "logits_half" : "logits", chunk, vocabulary, hidden, false, true, false});
+    AddProduct(dtype, {small ? "logits_dx_half" : "logits_dx", chunk, hidden, vocabulary, false,
+                       false, false});
+    AddProduct(dtype, {small ? "logits_dw_half" : "logits_dw", vocabulary, hidden, chunk, true,
                        false, true});
   }
 }
 
 void AddAttention(DType dtype, int64_t batch, int64_t length) {
   const auto heads = [=](int64_t count, uint32_t seed) {
-    return std::make_shared<Owned>(dtype, Shape{batch, length, count, kHeadDim}, seed);
+    return std::make_shared<Owned>(dtype, Shape{batch, length, count, head_dim}, seed);
   };
   const auto view = [=](const Owned& x) {
     const int64_t count = x.tensor.dim(2);
-    return Heads{x.tensor.data(), dtype, batch, length, count, kHeadDim, count * kHeadDim};
+    return Heads{x.tensor.data(), dtype, batch, length, count, head_dim, count * head_dim};
   };
-  const auto q = heads(kHeads, 1), k = heads(kKeyHeads, 2), v = heads(kKeyHeads, 3);
-  const auto out = heads(kHeads, 4), dout = heads(kHeads, 5), dq = heads(kHeads, 6);
-  const auto dk = heads(kKeyHeads, 7), dv = heads(kKeyHeads, 8);
-  const auto saved = std::make_shared<Owned>(DType::kF32, Shape{batch, kHeads, length});
-  const float scale = 0.125f;
+  const auto q = heads(head_count, 1), k = heads(key_head_count, 2), v = heads(key_head_count, 3);
+  const auto out = heads(head_count, 4), dout = heads(head_count, 5), dq = heads(head_count, 6);
+  const auto dk = heads(key_head_count, 7), dv = heads(key_head_count, 8);
+  const auto saved = std::make_shared<Owned>(DType::kF32, Shape{batch, head_count, length});
+  const float scale = 1 / std::sqrt(static_cast<float>(head_dim));
   const auto forward = [=](Stream& stream) {
     AttentionForward(stream, view(*q), view(*k), view(*v), scale, Tensor(), view(*out), *saved);
   };
@@ -248,41 +118,41 @@ void AddAttention(DType dtype, int64_t batch, int64_t length) {
                       Tensor(), view(*dq), view(*dk), view(*dv));
   };
   forward(StreamOf(2));
-  const int64_t t = length - 2, h = 3;  // of sequence 0
+  const int64_t t = length - 2, h = 3, group = head_count / key_head_count;  // of sequence 0
   double sum = 0, value = 0;
   for (int64_t s = 0; s <= t; ++s) {
     double dot = 0;
-    for (int64_t i = 0; i < kHeadDim; ++i) {
-      dot += static_cast<double>(q->At((t * kHeads + h) * kHeadDim + i)) *
-             k->At((s * kKeyHeads + h / 2) * kHeadDim + i);
+    for (int64_t i = 0; i < head_dim; ++i) {
+      dot += static_cast<double>(q->At((t * head_count + h) * head_dim + i)) *
+             k->At((s * key_head_count + h / group) * head_dim + i);
     }
     sum += std::exp(dot * scale);
-    value += std::exp(dot * scale) * v->At((s * kKeyHeads + h / 2) * kHeadDim);
+    value += std::exp(dot * scale) * v->At((s * key_head_count + h / group) * head_dim);
   }
-  Verify("attention", out->At((t * kHeads + h) * kHeadDim), value / sum,
+  Verify("attention", out->At((t * head_count + h) * head_dim), value / sum,
          dtype == DType::kBF16 ? 4e-3 : 1e-5);
   // Two products of T x T x D a head forward, five backward, the causal half of each.
-  const double product = 1.0 * batch * kHeads * length * length * kHeadDim;
+  const double product = 1.0 * batch * head_count * length * length * head_dim;
   const std::string size = std::to_string(batch) + "x" + std::to_string(length);
   Add("attention/forward_" + size, {2 * product, 0, dtype}, forward);
   Add("attention/backward_" + size, {5 * product, 0, dtype}, backward);
 }
 
 void AddNorm(DType dtype) {
-  const Shape shape = {kTokens, kHidden};
+  const Shape shape = {tokens_of_step, hidden};
   const auto x = std::make_shared<Owned>(dtype, shape, 1),
              past = std::make_shared<Owned>(dtype, shape, 2);
   const auto y = std::make_shared<Owned>(dtype, shape, 3),
              sum = std::make_shared<Owned>(dtype, shape, 4);
-  const auto w = std::make_shared<Owned>(DType::kF32, Shape{kHidden}, 5);
-  const auto b = std::make_shared<Owned>(DType::kF32, Shape{kHidden}, 6);
-  const auto mean = std::make_shared<Owned>(DType::kF32, Shape{kTokens}, 7);
-  const auto inverse = std::make_shared<Owned>(DType::kF32, Shape{kTokens}, 8);
-  const double bytes = 1.0 * kTokens * kHidden * ByteSize(dtype);
+  const auto w = std::make_shared<Owned>(DType::kF32, Shape{hidden}, 5);
+  const auto b = std::make_shared<Owned>(DType::kF32, Shape{hidden}, 6);
+  const auto mean = std::make_shared<Owned>(DType::kF32, Shape{tokens_of_step}, 7);
+  const auto inverse = std::make_shared<Owned>(DType::kF32, Shape{tokens_of_step}, 8);
+  const double bytes = 1.0 * tokens_of_step * hidden * ByteSize(dtype);
   RmsNormForward(StreamOf(2), *x, *past, *w, 1e-5f, *sum, *y, *inverse);
   double squares = 0;
-  for (int64_t i = 0; i < kHidden; ++i) squares += sum->At(i) * sum->At(i);
-  Verify("rms_norm", y->At(7), sum->At(7) / std::sqrt(squares / kHidden + 1e-5) * w->At(7), 1e-2);
+  for (int64_t i = 0; i < hidden; ++i) squares += sum->At(i) * sum->At(i);
+  Verify("rms_norm", y->At(7), sum->At(7) / std::sqrt(squares / hidden + 1e-5) * w->At(7), 1e-2);
   Add("norm/rms_residual", {0, 4 * bytes, dtype},
       [=](Stream& stream) { RmsNormForward(stream, *x, *past, *w, 1e-5f, *sum, *y, *inverse); });
   Add("norm/rms_backward", {0, 4 * bytes, dtype}, [=](Stream& stream) {
@@ -297,11 +167,11 @@ void AddNorm(DType dtype) {
 }
 
 void AddActivations(DType dtype) {
-  const Shape shape = {kTokens, kFfn};
+  const Shape shape = {tokens_of_step, ffn};
   std::vector<std::shared_ptr<Owned>> t;
   for (uint32_t i = 0; i < 5; ++i) t.push_back(std::make_shared<Owned>(dtype, shape, i));
-  const auto sums = std::make_shared<Owned>(DType::kF32, Shape{kFfn});
-  const double bytes = 1.0 * kTokens * kFfn * ByteSize(dtype);
+  const auto sums = std::make_shared<Owned>(DType::kF32, Shape{ffn});
+  const double bytes = 1.0 * tokens_of_step * ffn * ByteSize(dtype);
   SwiGluForward(StreamOf(2), *t[0], *t[1], *t[2]);
   const double g = t[0]->At(9);
   Verify("swiglu", t[2]->At(9), g / (1 + std::exp(-g)) * t[1]->At(9), 4e-3);
@@ -320,44 +190,46 @@ void AddActivations(DType dtype) {
 }
 
 void AddEmbeddingAndRotary(DType dtype) {
-  const auto ids = std::make_shared<Owned>(DType::kI32, Shape{kTokens});
-  for (int64_t i = 0; i < kTokens; ++i)
-    ids->tensor.as<int32_t>()[i] = (i * 2654435761u) % kVocabulary;
-  const auto positions = std::make_shared<Owned>(DType::kI32, Shape{kBatch, kLength});
-  for (int64_t i = 0; i < kTokens; ++i) positions->tensor.as<int32_t>()[i] = i % kLength;
-  const auto table = std::make_shared<Owned>(dtype, Shape{kVocabulary, kHidden});
-  const auto gradient = std::make_shared<Owned>(DType::kF32, Shape{kVocabulary, kHidden});
-  const auto y = std::make_shared<Owned>(dtype, Shape{kTokens, kHidden});
-  const auto cosines = std::make_shared<Owned>(DType::kF32, Shape{kLength, kHeadDim / 2});
-  const double bytes = 1.0 * kTokens * kHidden * ByteSize(dtype);
+  // Below 2^24: floats hold them.
+  const auto id = [](int64_t i) { return static_cast<float>((i * 2654435761u) % vocabulary); };
+  const auto position = [](int64_t i) { return static_cast<float>(i % length_of_step); };
+  const auto ids = std::make_shared<Owned>(DType::kI32, Shape{tokens_of_step}, id);
+  const auto positions =
+      std::make_shared<Owned>(DType::kI32, Shape{batch_of_step, length_of_step}, position);
+  const auto table = std::make_shared<Owned>(dtype, Shape{vocabulary, hidden});
+  const auto gradient = std::make_shared<Owned>(DType::kF32, Shape{vocabulary, hidden});
+  const auto y = std::make_shared<Owned>(dtype, Shape{tokens_of_step, hidden});
+  const auto cosines = std::make_shared<Owned>(DType::kF32, Shape{length_of_step, head_dim / 2});
+  const double bytes = 1.0 * tokens_of_step * hidden * ByteSize(dtype);
   EmbeddingForward(StreamOf(2), *ids, *table, 0, *y);
-  Verify("embedding", y->At(kHidden + 3),
-         table->At(int64_t{ids->tensor.as<int32_t>()[1]} * kHidden + 3), 0);
+  Verify("embedding", y->At(hidden + 3), table->At(static_cast<int64_t>(ids->At(1)) * hidden + 3),
+         0);
   Add("embedding/forward", {0, 2 * bytes, dtype},
       [=](Stream& stream) { EmbeddingForward(stream, *ids, *table, 0, *y); });
-  Add("embedding/backward", {0, bytes + 8.0 * kTokens * kHidden, dtype},
+  Add("embedding/backward", {0, bytes + 8.0 * tokens_of_step * hidden, dtype},
       [=](Stream& stream) { EmbeddingBackward(stream, *ids, *y, 0, *gradient, true); });
   Add("attention/rotary", {0, 2 * bytes, dtype}, [=](Stream& stream) {
-    const Heads heads{y->tensor.data(), dtype, kBatch, kLength, kHeads, kHeadDim, kHidden};
+    const Heads heads{y->tensor.data(), dtype,    batch_of_step, length_of_step,
+                      head_count,       head_dim, hidden};
     RotaryInPlace(stream, heads, *positions, *cosines, *cosines, false);
   });
 }
 
 void AddCrossEntropy(DType dtype) {
-  constexpr int64_t kChunk = 512;
-  const auto logits = std::make_shared<Owned>(DType::kF32, Shape{kChunk, kVocabulary});
-  const auto gradient = std::make_shared<Owned>(dtype, Shape{kChunk, kVocabulary});
-  const auto labels = std::make_shared<Owned>(DType::kI32, Shape{kChunk});
+  const auto logits = std::make_shared<Owned>(DType::kF32, Shape{chunk_rows, vocabulary});
+  const auto gradient = std::make_shared<Owned>(dtype, Shape{chunk_rows, vocabulary});
+  const auto labels = std::make_shared<Owned>(DType::kI32, Shape{chunk_rows});
   std::vector<std::shared_ptr<Owned>> row;
-  for (int i = 0; i < 3; ++i) row.push_back(std::make_shared<Owned>(DType::kF32, Shape{kChunk}));
+  for (int i = 0; i < 3; ++i)
+    row.push_back(std::make_shared<Owned>(DType::kF32, Shape{chunk_rows}));
   const auto statistics = [=](Stream& stream) {
     SoftmaxStatistics(stream, *logits, *labels, 0, *row[0], *row[1], *row[2]);
   };
   statistics(StreamOf(2));
   double sum = 0;
-  for (int64_t v = 0; v < kVocabulary; ++v) sum += std::exp(logits->At(v) - row[0]->At(0));
+  for (int64_t v = 0; v < vocabulary; ++v) sum += std::exp(logits->At(v) - row[0]->At(0));
   Verify("softmax", row[1]->At(0), sum, 1e-3);
-  const double elements = 1.0 * kChunk * kVocabulary;
+  const double elements = 1.0 * chunk_rows * vocabulary;
   if (dtype == DType::kF32) {
     Add("cross_entropy/statistics", {0, 4 * elements, dtype}, statistics);
   }
@@ -367,10 +239,16 @@ void AddCrossEntropy(DType dtype) {
 }
 
 void AddOptimizer() {
-  constexpr int64_t n = 32 << 20;
+  const int64_t n = state_elements;
   std::vector<std::shared_ptr<Owned>> t;
-  for (uint32_t i = 0; i < 7; ++i) t.push_back(std::make_shared<Owned>(DType::kF32, Shape{n}, i));
-  for (int64_t i = 0; i < n; ++i) t[3]->tensor.as<float>()[i] = std::abs(t[3]->At(i));
+  for (uint32_t i = 0; i < 7; ++i) {
+    if (i == 3) {  // second moments
+      t.push_back(std::make_shared<Owned>(DType::kF32, Shape{n},
+                                          [](int64_t k) { return 1e-3f * (1 + k % 100); }));
+    } else {
+      t.push_back(std::make_shared<Owned>(DType::kF32, Shape{n}, i));
+    }
+  }
   const auto compute = std::make_shared<Owned>(DType::kBF16, Shape{n});
   const auto run = [=](Stream& stream, bool in_place, bool copy) {
     const auto at = [&](int i) { return t[i]->tensor.as<float>(); };
@@ -405,11 +283,22 @@ void AddOptimizer() {
 
 int main(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
-  for (int i = 1; i < argc; ++i) trireme::cpu_clock |= std::strcmp(argv[i], "--cpu_clock") == 0;
+  const auto has = [&](const char* flag) {
+    return std::any_of(argv + 1, argv + argc, [&](char* a) { return std::strcmp(a, flag) == 0; });
+  };
+  trireme::cpu_clock = has("--cpu_clock");
+  trireme::on_gpu = has("--device=cuda");
+  if (const auto gpus = trireme::Gpus(); trireme::on_gpu && !gpus.ok()) {
+    std::fprintf(stderr, "kernels_benchmark: --device=cuda: %s\n",
+                 std::string(gpus.status().message()).c_str());
+    return trireme::ExitCode(gpus.status());
+  }
+  if (trireme::on_gpu) trireme::UseSizesOfGpus();
+  if (has("--tiny")) trireme::UseTinySizes();
   for (const trireme::DType dtype : {trireme::DType::kF32, trireme::DType::kBF16}) {
     trireme::AddProducts(dtype);
-    trireme::AddAttention(dtype, 8, 256);
-    trireme::AddAttention(dtype, 2, 1024);
+    trireme::AddAttention(dtype, trireme::batch_of_step, trireme::length_of_step);
+    if (!trireme::on_gpu) trireme::AddAttention(dtype, 2, 4 * trireme::length_of_step);
     trireme::AddNorm(dtype);
     trireme::AddActivations(dtype);
     trireme::AddEmbeddingAndRotary(dtype);
