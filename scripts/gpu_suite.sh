@@ -31,6 +31,7 @@ done
 programs="trireme:trireme
 cuda_kernels_gpu_test:tests/cuda_kernels/cuda_kernels_gpu_test
 cuda_training_gpu_test:tests/cuda_training/cuda_training_gpu_test
+cuda_fixtures_gpu_test:tests/cuda_fixtures/cuda_fixtures_gpu_test
 cuda_inference_gpu_test:tests/cuda_inference/cuda_inference_gpu_test
 train_benchmark:benchmarks/train_benchmark
 kernels_benchmark:benchmarks/kernels_benchmark"

@@ -26,6 +26,8 @@ done
 
 # part | name | what it needs | command. `needs`: programs of bin/, or sanitizer, torch, gpu.
 steps='correctness|kernels against the CPU reference|gpu cuda_kernels_gpu_test|cuda_kernels_gpu_test
+correctness|attention, own kernels|gpu cuda_kernels_gpu_test|TRIREME_ATTENTION=own cuda_kernels_gpu_test --gtest_filter=*Attention*
+correctness|the fixtures of PyTorch|gpu cuda_fixtures_gpu_test|NVIDIA_TF32_OVERRIDE=0 cuda_fixtures_gpu_test
 correctness|training runs of every layout|gpu cuda_training_gpu_test|cuda_training_gpu_test
 correctness|decoding, scoring, generation|gpu cuda_inference_gpu_test|cuda_inference_gpu_test
 correctness|two runs, the same bits|gpu trireme|rerun
@@ -35,12 +37,19 @@ sanitizer|racecheck|gpu sanitizer cuda_kernels_gpu_test|compute-sanitizer --tool
 sanitizer|initcheck|gpu sanitizer cuda_kernels_gpu_test|compute-sanitizer --tool initcheck --error-exitcode 1 cuda_kernels_gpu_test
 performance|kernels|gpu kernels_benchmark|kernels_benchmark --device=cuda --benchmark_format=json
 performance|gpt2-124m, expected|trireme|expect gpt2-124m 32
-performance|gpt2-124m|gpu train_benchmark|train_benchmark --device cuda --preset gpt2-124m --batch 32 --length 1024 --precision bfloat16
+performance|gpt2-124m|gpu train_benchmark|timed gpt2-124m --batch 32 --length 1024
+performance|gpt2-124m, attention with atomics|gpu train_benchmark|TRIREME_ATTENTION=fast timed gpt2-124m --batch 32 --length 1024
 performance|gpt2-124m, torch.compile|gpu torch|peer gpt2-124m 32
-performance|gpt2-350m|gpu train_benchmark|train_benchmark --device cuda --preset gpt2-350m --batch 16 --length 1024 --precision bfloat16
+performance|gpt2-350m, expected|trireme|expect gpt2-350m 16
+performance|gpt2-350m|gpu train_benchmark|timed gpt2-350m --batch 16 --length 1024
 performance|gpt2-350m, torch.compile|gpu torch|peer gpt2-350m 16
-performance|gpt2-774m|gpu train_benchmark|train_benchmark --device cuda --preset gpt2-774m --batch 8 --length 1024 --precision bfloat16
-performance|gpt2-1558m|gpu train_benchmark|train_benchmark --device cuda --preset gpt2-1558m --batch 4 --length 1024 --precision bfloat16'
+performance|gpt2-774m, expected|trireme|expect gpt2-774m 8
+performance|gpt2-774m|gpu train_benchmark|timed gpt2-774m --batch 8 --length 1024
+performance|gpt2-774m, torch.compile|gpu torch|peer gpt2-774m 8
+performance|gpt2-1558m, expected|trireme|expect gpt2-1558m 4
+performance|gpt2-1558m|gpu train_benchmark|timed gpt2-1558m --batch 4 --length 1024
+performance|gpt2-1558m, torch.compile|gpu torch|peer gpt2-1558m 4
+performance|4 layers of llama-2-7b|gpu train_benchmark|timed llama-2-7b --layers 4 --batch 2 --length 4096'
 
 if [ $dry = yes ]; then
   echo "runs:    (run.sh; a part at most $part_seconds s)"
@@ -109,6 +118,11 @@ precision: {compute: bfloat16}
 YAML
   trireme plan "$out/plan.yaml" --machine "$here/examples/machines/h100.yaml" --json
 }
+timed() { # PRESET OPTIONS: mfu by the data sheet where it is known
+  local peak=()
+  case $device in *H100* | *H200*) peak=(--peak-tflops 989.4) ;; *A100*) peak=(--peak-tflops 312) ;; esac
+  train_benchmark --device cuda --precision bfloat16 --steps 20 --untimed 5 "${peak[@]}" --preset "$@"
+}
 peer() { # PRESET BATCH
   env -u LD_LIBRARY_PATH "$python" "$here/peers/pytorch_train.py" --preset "$1" --batch "$2" --length 1024 --dtype bfloat16 --compile --device cuda
 }
@@ -130,8 +144,8 @@ quoted() { # a JSON string of stdin
   tr -d '\000-\010\013-\037' | awk 'BEGIN {ORS = ""; print "\""} {gsub(/\\/, "\\\\"); gsub(/"/, "\\\""); gsub(/\t/, " "); print (NR > 1 ? "\\n" : "") $0} END {print "\""}'
 }
 
-export -f small_run rerun curve expect peer
-export out here python
+export -f small_run rerun curve expect timed peer
+export out here python device
 date=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 commit=$(cat "$here/commit" 2>/dev/null || echo unknown)
 driver=$(smi driver_version)

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <sstream>
 
 #include "proto/config.pb.h"
@@ -22,6 +23,15 @@ namespace trireme {
 namespace {
 
 namespace fs = std::filesystem;
+
+// TRIREME_TEST_GPU: the same on GPU 0 (tests/cuda_fixtures).
+#ifdef TRIREME_TEST_GPU
+constexpr DeviceKind kDevice = DeviceKind::kCuda;
+const std::optional<Gpu> kGpu = Gpu{0};
+#else
+constexpr DeviceKind kDevice = DeviceKind::kCpu;
+const std::optional<Gpu> kGpu;
+#endif
 
 // "Recommended for an f32 implementation": the table of the fixtures' README, read from it.
 struct Tolerances {
@@ -126,6 +136,7 @@ struct Fixture {
     EXPECT_TRUE(parsed.ok()) << parsed.status().message();
     config = parsed.value();
     options.shape = ModelShape::From(config);
+    options.device = kDevice;
     weights = TensorFile::Open(folder / "model" / "model.safetensors");
     expected_json = ReadJson(folder / "expected.json");
     options.initial = [this](const ParameterSpec& spec, const Box& box, float* out) {
@@ -184,7 +195,7 @@ TEST_F(FixtureTest, LogitsAreThoseOfTheReference) {
   for (const fs::path& folder : Folders()) {
     SCOPED_TRACE(folder);
     const Fixture fixture(folder);
-    auto model = LanguageModel::Load((folder / "model").string(), {DType::kF32, 2});
+    auto model = LanguageModel::Load((folder / "model").string(), {DType::kF32, 2, kGpu});
     ASSERT_TRUE(model.ok()) << model.status().message();
     const TokenShape tokens = fixture.options.tokens;
     LanguageModel::Session session(model.value().get(), tokens.batch, tokens.length);
@@ -274,7 +285,7 @@ TEST_F(FixtureTest, GreedyDecodingIsThatOfTheReference) {
     if (!fs::exists(folder / "generation.json")) continue;
     SCOPED_TRACE(folder);
     const auto generation = ReadJson(folder / "generation.json");
-    auto model = LanguageModel::Load((folder / "model").string(), {DType::kF32, 1});
+    auto model = LanguageModel::Load((folder / "model").string(), {DType::kF32, 1, kGpu});
     ASSERT_TRUE(model.ok()) << model.status().message();
     for (const auto& run : generation["greedy"]) {
       const std::vector<int32_t> prompt = run["prompt"], expected = run["tokens"];
