@@ -283,7 +283,7 @@ TEST(ConfigLoaderTest, NamesThatComeLaterAreNotBuiltYet) {
   for (const char* text :
        {"layout.zero=2", "layout.zero=3", "layout.context=2", "layout.expert=2", "layout=auto",
         "precision.compute=float16", "precision.compute=float8", "model.family=qwen3",
-        "objective=masked", "optimizer.name=muon", "layout.pipeline_schedule=zbv", "device=cuda",
+        "objective=masked", "optimizer.name=muon", "layout.pipeline_schedule=zbv",
         "model.hidden_act=gelu", "model.sliding_window=1024"}) {
     const Status status = LoadError(kRun, {text});
     EXPECT_EQ(status.code(), StatusCode::kNotBuilt) << text << ": " << status.message();
