@@ -88,7 +88,7 @@ Json Details(const CheckpointReader& reader) {
   json["parent_step"] = manifest.parent_step();
   json["family"] = manifest.config().model().family();
   json["program_version"] = manifest.program_version();
-  json["library_versions"] = manifest.library_versions();
+  json["library_versions"] = manifest.product_library();
   json["instruction_set"] = manifest.instruction_set();
   json["seed"] = manifest.seed();
   const proto::DataCursor& cursor = manifest.data_cursor();

@@ -70,7 +70,7 @@ StorageHooks MakeStorageHooks(std::shared_ptr<const proto::Config> config, int64
     facts.generation = static_cast<int64_t>(*generation);
     facts.parent_step = parent_step;
     facts.config = config.get();
-    facts.library_versions = MatMulLibrary();
+    facts.product_library = MatMulLibrary();
     facts.sum_leaves = std::stoll(config->batch().sum_leaves());
     facts.samples = step * config->batch().sequences();
     facts.tokens = facts.samples * config->data().sequence_length();

@@ -124,7 +124,7 @@ std::vector<std::string> EndedPromises(const proto::Manifest& recorded,
   compare("device", config.device(), wanted.device());
   compare("precision.compute", config.precision().compute(), wanted.precision().compute());
   compare("the instruction set", recorded.instruction_set(), std::string(InstructionSet()));
-  compare("the library", recorded.library_versions(), std::string(MatMulLibrary()));
+  compare("the library", recorded.product_library(), std::string(MatMulLibrary()));
   return reasons;
 }
 

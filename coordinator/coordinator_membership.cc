@@ -48,7 +48,7 @@ void CoordinatorState::OnJoin(WorkerId id, const proto::ToCoordinator& message) 
   worker.info = {join.rank(), join.pid(), join.host(), "worker", -1, {}};
   worker.incarnation = join.incarnation();
   worker.isa = join.isa();
-  worker.library_versions = join.library_versions();
+  worker.product_library = join.product_library();
   worker.peak_flop_per_second = join.peak_flop_per_second();
   worker.reported_step = options_.start_step;
   liveness_.Add(id, now_);
@@ -134,7 +134,7 @@ void CoordinatorState::TellMixedMachines() {
   for (const auto& [id, worker] : workers_) {
     if (!worker.joined) continue;
     isas.insert(worker.isa);
-    versions.insert(worker.library_versions);
+    versions.insert(worker.product_library);
   }
   const auto tell = [this](const char* what, const std::set<std::string>& values) {
     if (values.size() < 2) return;

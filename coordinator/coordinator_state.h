@@ -41,7 +41,7 @@ class CoordinatorState {
     MemberInfo info{.rank = -1, .place = -1};
     uint64_t incarnation = 0;
     std::string isa;
-    std::string library_versions;
+    std::string product_library;
     std::string gpu, nccl;  // proto::Member
     double peak_flop_per_second = 0;
     int64_t reported_step = 0;

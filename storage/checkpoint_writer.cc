@@ -127,7 +127,7 @@ void FillFacts(const CheckpointFacts& facts, proto::Manifest* manifest) {
   manifest->set_generation(facts.generation);
   manifest->set_parent_step(facts.parent_step);
   manifest->set_program_version(kProgramVersion);
-  manifest->set_library_versions(facts.library_versions);
+  manifest->set_product_library(facts.product_library);
   manifest->set_instruction_set(facts.instruction_set.empty() ? InstructionSet()
                                                               : facts.instruction_set);
   if (facts.config != nullptr) {

@@ -51,7 +51,7 @@ struct CheckpointFacts {
   int64_t generation = 1;
   int64_t parent_step = -1;               // of the checkpoint last loaded; -1: none
   const proto::Config* config = nullptr;  // filled in
-  std::string library_versions;
+  std::string product_library;
   std::string instruction_set;  // empty: this machine's
   int64_t sum_leaves = 1;
   std::string sum_order = "leaf_first";

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
-#include "tests/cli/program.h"
+#include "tests/cuda_program/tiny_run.h"
 
 namespace trireme {
 namespace {
@@ -13,19 +13,6 @@ using nlohmann::json;
 using testing::HasSubstr;
 
 constexpr char kRun[] = R"(run: {dir: run, seed: 3}
-model:
-  family: llama
-  vocab_size: 260
-  hidden_size: 16
-  intermediate_size: 32
-  num_hidden_layers: 2
-  num_attention_heads: 2
-  num_key_value_heads: 1
-  max_position_embeddings: 32
-data:
-  train: [{path: corpus_train}]
-  validation: [{path: corpus_validation}]
-  sequence_length: 16
 batch: {sequences: 4, microbatch_sequences: 4}
 lr_schedule: {warmup_steps: 1, steps: 20}
 optimizer: {lr: 2.0e-2}
@@ -37,22 +24,13 @@ device: cpu
 class CudaModelsTest : public testing::Test {
  protected:
   void SetUp() override {
-    std::string text;
-    for (int i = 0; i < 50; ++i) {
-      text += "The oars of bank " + std::to_string(i % 17) + " pull, and the galley goes on.\n";
-    }
-    place_.Write("text.txt", text);
-    place_.Write("run.yaml", kRun);
+    MakeTinyRun(place_, 50, kRun);
     place_.Write("requests.jsonl", R"({"context": "The oars", "continuation": " of bank"}
 {"context_ids": [1, 2, 3], "continuation_ids": [4]}
 )");
     place_.Write("feed.sh", "exec \"$@\" <requests.jsonl\n");
-    for (const char* command :
-         {"tokenizer train text.txt --vocab-size 260 --out tok.json",
-          "pack text.txt --tokenizer tok.json --out corpus --validation 0.1", "train run.yaml"}) {
-      const Outcome outcome = place_.Run(command);
-      ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
-    }
+    const Outcome outcome = place_.Run("train run.yaml");
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
   }
   // What the command prints on a device, a line an element.
   std::vector<json> Run(const std::string& command, const std::string& device,

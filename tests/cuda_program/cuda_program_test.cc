@@ -6,7 +6,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "tests/cli/program.h"
+#include "tests/cuda_program/tiny_run.h"
 
 namespace trireme {
 namespace {
@@ -14,19 +14,6 @@ namespace {
 using testing::HasSubstr;
 
 constexpr char kRun[] = R"(run: {dir: gpu, seed: 3}
-model:
-  family: llama
-  vocab_size: 260
-  hidden_size: 16
-  intermediate_size: 32
-  num_hidden_layers: 2
-  num_attention_heads: 2
-  num_key_value_heads: 1
-  max_position_embeddings: 16
-data:
-  train: [{path: corpus_train}]
-  validation: [{path: corpus_validation}]
-  sequence_length: 16
 batch: {sequences: 4, microbatch_sequences: 1}
 lr_schedule: {warmup_steps: 1, steps: 4}
 checkpoint: {every_steps: 2, keep: 5}
@@ -36,18 +23,7 @@ device: cuda
 
 class CudaProgramTest : public testing::Test {
  protected:
-  void SetUp() override {
-    std::string text;
-    for (int i = 0; i < 200; ++i) {
-      text += "The oars of bank " + std::to_string(i % 17) + " pull, and the galley goes on.\n";
-    }
-    place_.Write("text.txt", text);
-    place_.Write("run.yaml", kRun);
-    ASSERT_EQ(place_.Run("tokenizer train text.txt --vocab-size 260 --out tok.json").exit_code, 0);
-    ASSERT_EQ(
-        place_.Run("pack text.txt --tokenizer tok.json --out corpus --validation 0.1").exit_code,
-        0);
-  }
+  void SetUp() override { MakeTinyRun(place_, 200, kRun); }
   Outcome Train(const std::string& arguments, const std::string& before = "") {
     return place_.Run("train run.yaml " + arguments, before);
   }

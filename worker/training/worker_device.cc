@@ -60,7 +60,7 @@ void WorkerDevice::Describe(bool bf16, proto::Join* join) {
   join->set_cores(threads_);
   join->set_device(gpu_.empty() ? "cpu" : "cuda");
   join->set_gpu(gpu_);
-  join->set_library_versions(MatMulLibrary());
+  join->set_product_library(MatMulLibrary());
   if (!gpu_.empty()) {
     if (const auto nccl = NcclDescription(); nccl.ok()) join->set_nccl(nccl.value());
   }

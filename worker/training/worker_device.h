@@ -26,7 +26,7 @@ class WorkerDevice {
   static Result<std::unique_ptr<WorkerDevice>> OpenGpu(int worker_on_host);
 
   Stream* stream() { return stream_.get(); }
-  // Fills in cores, device, gpu, nccl, peak_flop_per_second and library_versions.
+  // Fills in cores, device, gpu, nccl, peak_flop_per_second and product_library.
   void Describe(bool bf16, proto::Join* join);
   // For memory of the device, of the rank that `host` belongs to and with the members of the plan:
   // on GPUs NCCL where every member has one of its own, and pinned buffers around `host` else. All
