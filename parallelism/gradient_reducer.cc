@@ -142,6 +142,10 @@ void GradientReducer::BeginStep() {
   next_bucket_ = 0;
 }
 
+void GradientReducer::FillByReplay() {
+  turn_.assign(layout_.entries.size(), static_cast<int>(plan_.microbatches().size()));
+}
+
 float* GradientReducer::Accumulator(int slot) const {
   return reinterpret_cast<float*>(accumulators_[slot]->data());
 }
@@ -189,9 +193,17 @@ void GradientReducer::StartReadyBuckets() {
   while (next_bucket_ < layout_.buckets.size() && entries_left_[next_bucket_] == 0) {
     const GradientBucket& bucket = layout_.buckets[next_bucket_++];
     if (groups_->Along(Axis::kData) == nullptr || bucket.begin == bucket.end) continue;
-    if (phase_) phase_("reduce.bucket", -1);
-    works_.push_back(Reduce(bucket));
+    if (recording_ != nullptr) {
+      recording_->Call([this, &bucket] { StartReduction(bucket); });
+    } else {
+      StartReduction(bucket);
+    }
   }
+}
+
+void GradientReducer::StartReduction(const GradientBucket& bucket) {
+  if (phase_) phase_("reduce.bucket", -1);
+  works_.push_back(Reduce(bucket));
 }
 
 Work GradientReducer::Reduce(const GradientBucket& bucket) {

@@ -7,6 +7,7 @@
 
 #include "cluster/comm/communicator.h"
 #include "cluster/device/buffer.h"
+#include "cluster/device/graph.h"
 #include "cluster/device/stream.h"
 #include "parallelism/leaf_plan.h"
 #include "parallelism/parameter_layout.h"
@@ -28,6 +29,13 @@ class GradientReducer {
   ~GradientReducer();
 
   void BeginStep();
+  // Until it is called with null, reductions are not started but recorded as calls that start them.
+  void RecordTo(Recording* recording) { recording_ = recording; }
+  // Instead of Sink and Done: the accumulators are filled by a recording that is about to be
+  // replayed.
+  void FillByReplay();
+  // Where gradients are accumulated: what a recording of them depends on.
+  const void* address() const { return accumulators_[0]->data(); }
   GradientSink Sink(int entry, MicrobatchId microbatch);
   // After the last microbatch of the last entry of a bucket its reduction starts, in the order of
   // buckets on all ranks.
@@ -56,6 +64,7 @@ class GradientReducer {
   void MakeReplicaExchanges(const std::vector<ParameterSpec>& specs);
   void MakeRoleExchanges(const std::vector<ParameterSpec>& specs);
   void StartReadyBuckets();
+  void StartReduction(const GradientBucket& bucket);
   Work Reduce(const GradientBucket& bucket);
   Status CheckComplete() const;
   Status RunExchange(const Exchange& exchange, Micros timeout);
@@ -70,6 +79,7 @@ class GradientReducer {
   ProcessGroups* groups_;
   Stream* stream_;
   PhaseHook phase_;
+  Recording* recording_ = nullptr;
 
   std::vector<std::shared_ptr<Buffer>> accumulators_;  // shared with abandoned operations
   std::vector<Exchange> exchanges_;

@@ -138,6 +138,11 @@ void ShardedParameterStore::MakeNormTable() {
     norm_blocks_.push_back(std::move(norm));
   }
   norm_table_ = Buffer(norm_table_size_ * ByteSize(DType::kF64), stream_->device(), "norm");
+  std::vector<int64_t> ends;
+  for (const NormRow& row : norm_rows_) ends.push_back(row.first + row.count);
+  norm_row_ends_ = Buffer(std::ssize(ends) * int64_t{8}, stream_->device(), "norm");
+  stream_->Copy(norm_row_ends_.data(), ends.data(), norm_row_ends_.bytes());
+  stream_->Synchronize();
 }
 
 Result<double> ShardedParameterStore::GlobalNorm(const SumsOfSquaresFunction& sums_of_squares,
@@ -145,12 +150,7 @@ Result<double> ShardedParameterStore::GlobalNorm(const SumsOfSquaresFunction& su
   if (options_.phase) options_.phase("reduce.norm", -1);
   auto table = std::make_shared<std::vector<double>>(norm_table_size_, 0.0);
   // One copy to the host and one wait for it, however many tensors there are.
-  double* sums = reinterpret_cast<double*>(norm_table_.data());
-  for (const NormBlocks& blocks : norm_blocks_) {
-    sums_of_squares(reducer_.Reduced(layout_.locals[blocks.local]), blocks.edges,
-                    sums + blocks.first);
-  }
-  stream_->Copy(table->data(), sums, norm_table_.bytes());
+  stream_->Copy(table->data(), FillNormTable(sums_of_squares), norm_table_.bytes());
   stream_->Synchronize();
   if (Communicator* world = groups_->World()) {
     // Every value is one rank's and zero elsewhere: whatever the order, the sum is exact.
@@ -168,6 +168,27 @@ Result<double> ShardedParameterStore::GlobalNorm(const SumsOfSquaresFunction& su
     total += tensor;
   }
   return std::sqrt(total);
+}
+
+const double* ShardedParameterStore::FillNormTable(const SumsOfSquaresFunction& sums_of_squares) {
+  double* sums = reinterpret_cast<double*>(norm_table_.data());
+  for (const NormBlocks& blocks : norm_blocks_) {
+    sums_of_squares(reducer_.Reduced(layout_.locals[blocks.local]), blocks.edges,
+                    sums + blocks.first);
+  }
+  return sums;
+}
+
+void ShardedParameterStore::EnqueueNorm(const SumsOfSquaresFunction& sums_of_squares,
+                                        const FinishNormFunction& finish) {
+  CHECK(groups_->World() == nullptr) << "the norm of a rank that is not alone";
+  finish(FillNormTable(sums_of_squares), reinterpret_cast<const int64_t*>(norm_row_ends_.data()),
+         std::ssize(norm_rows_));
+}
+
+std::vector<const void*> ShardedParameterStore::Addresses() const {
+  const StateSlot& now = slots_.Committed();
+  return {now.weights_f32.data(), now.weights_bf16.data(), reducer_.address()};
 }
 
 UpdateSlice ShardedParameterStore::SliceOf(const LocalParameter& local) {

@@ -47,6 +47,12 @@ using UpdateFunction = std::function<void(std::span<const UpdateSlice>)>;
 using SumsOfSquaresFunction =
     std::function<void(const float* x, std::span<const int64_t> edges, double* out)>;
 
+// Enqueues what makes the norm of a table of sums on the device: the root of the sum of all rows,
+// row i being entries row_ends[i - 1] .. row_ends[i] - 1, each row summed first, in order. Memory
+// of the device.
+using FinishNormFunction =
+    std::function<void(const double* table, const int64_t* row_ends, int64_t rows)>;
+
 // A piece of state that goes into a checkpoint or comes from one.
 struct StateTensor {
   enum class Kind : uint8_t { kWeight, kFirstMoment, kSecondMoment };
@@ -83,12 +89,19 @@ class ShardedParameterStore final : public ParameterStore {
   int64_t committed_step() const { return slots_.Committed().step; }
 
   void BeginStep();
+  // For steps that are recorded: see GradientReducer.
+  void RecordTo(Recording* recording) { reducer_.RecordTo(recording); }
+  void FillByReplay() { reducer_.FillByReplay(); }
+  // The committed state and the accumulators: a recording is of use as long as they are the same.
+  std::vector<const void*> Addresses() const;
   // Waits for the buckets that started during the backward pass, adds replicas and tied roles.
   // kInternal when the model has not written every gradient.
   Status FinishReduction(Micros timeout);
   // Square root of the sum of squares of all gradients of the model: equal bits on all ranks, for
   // every data width, ZeRO level and pipeline degree.
   Result<double> GlobalNorm(const SumsOfSquaresFunction& sums_of_squares, Micros timeout);
+  // The same of a rank that is alone, without the host: the bits of GlobalNorm.
+  void EnqueueNorm(const SumsOfSquaresFunction& sums_of_squares, const FinishNormFunction& finish);
   // Writes the next state and, with ZeRO, gathers the new weights.
   Status Update(const UpdateFunction& update, Micros timeout);
   void Commit(int64_t step);
@@ -116,6 +129,7 @@ class ShardedParameterStore final : public ParameterStore {
   std::vector<StateTensor> StateOf(const LocalParameter& local, RowRange rows, bool moments) const;
   Status GatherWeights(StateSlot& slot, Micros timeout);
   void MakeNormTable();
+  const double* FillNormTable(const SumsOfSquaresFunction& sums_of_squares);
 
   std::vector<ParameterSpec> specs_;
   ProcessGroups* groups_;
@@ -139,7 +153,8 @@ class ShardedParameterStore final : public ParameterStore {
   };
   std::vector<NormBlocks> norm_blocks_;
   int64_t norm_table_size_ = 0;
-  Buffer norm_table_;  // f64 on the stream's device; what is not this rank's stays zero
+  Buffer norm_row_ends_;  // i64, there too
+  Buffer norm_table_;     // f64 on the stream's device; what is not this rank's stays zero
 };
 
 }  // namespace trireme

@@ -10,15 +10,25 @@ namespace trireme {
 Graph Graph::Capture(Stream& stream, std::function<void()> body) {
   CHECK(body != nullptr);
   Graph graph;
-  graph.gpu_ = stream.gpu();
   if (stream.device() == DeviceKind::kCpu) {
     graph.body_ = std::move(body);
     return graph;
   }
+  BeginCapture(stream);
+  body();
+  return EndCapture(stream);
+}
+
+void Graph::BeginCapture(Stream& stream) {
   Stream::GpuState& state = *stream.gpu_;
   stream.Synchronize();  // errors of the work before are told as that work's
   cuda::BeginCapture(state.ordinal, state.stream, *state.log);
-  body();
+}
+
+Graph Graph::EndCapture(Stream& stream) {
+  Stream::GpuState& state = *stream.gpu_;
+  Graph graph;
+  graph.gpu_ = stream.gpu();
   graph.exec_ = cuda::EndCapture(state.ordinal, state.stream, *state.log);
   state.log->Clear();
   return graph;
@@ -48,6 +58,29 @@ void Graph::Launch(Stream& stream) const {
   if (body_ != nullptr) return body_();
   stream.OnGpu("a graph");
   cuda::LaunchGraph(gpu_, stream.gpu_->stream, exec_, *stream.gpu_->log);
+}
+
+void Recording::Begin() {
+  CHECK(parts_.empty()) << "a recording is made once";
+  Graph::BeginCapture(*stream_);
+}
+
+void Recording::Call(std::function<void()> call) {
+  End();
+  parts_.emplace_back(std::move(call));
+  Graph::BeginCapture(*stream_);
+}
+
+void Recording::End() { parts_.emplace_back(Graph::EndCapture(*stream_)); }
+
+void Recording::Replay() const {
+  for (const auto& part : parts_) {
+    if (const Graph* graph = std::get_if<Graph>(&part)) {
+      graph->Launch(*stream_);
+    } else {
+      std::get<std::function<void()>>(part)();
+    }
+  }
 }
 
 }  // namespace trireme

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <functional>
+#include <variant>
+#include <vector>
 
 #include "cluster/device/stream.h"
 
@@ -20,6 +22,10 @@ class Graph {
   Graph(Graph&& other) noexcept;
   Graph& operator=(Graph&& other) noexcept;
 
+  // The same in two calls, on a GPU alone.
+  static void BeginCapture(Stream& stream);
+  static Graph EndCapture(Stream& stream);
+
   bool defined() const { return exec_ != nullptr || body_ != nullptr; }
   // Runs the work once, ordered on the stream: the one of the capture, or another of its device.
   void Launch(Stream& stream) const;
@@ -28,6 +34,26 @@ class Graph {
   std::function<void()> body_;  // on a CPU
   void* exec_ = nullptr;        // on a GPU
   int gpu_ = -1;
+};
+
+// Work of a GPU's stream with calls of the host in between, recorded once and replayed many times:
+// a graph for each stretch of work, and the calls at their places. What Graph says of addresses
+// holds.
+class Recording {
+ public:
+  explicit Recording(Stream* stream) : stream_(stream) {}
+  // From here to End what the thread enqueues on the stream is recorded and not run.
+  void Begin();
+  // Between Begin and End: `call` belongs here; it is not called before Replay. It may enqueue work
+  // on other streams that waits for this one, and not on this one.
+  void Call(std::function<void()> call);
+  void End();
+  // Launches and calls, in the order of the recording. Does not wait for the stream.
+  void Replay() const;
+
+ private:
+  Stream* stream_;
+  std::vector<std::variant<Graph, std::function<void()>>> parts_;
 };
 
 }  // namespace trireme

@@ -129,6 +129,10 @@ int Stream::threads() const { return pool_ == nullptr ? 1 : pool_->threads; }
 
 int Stream::gpu() const { return gpu_ == nullptr ? -1 : gpu_->ordinal; }
 
+bool Stream::CanRecord() const {
+  return gpu_ != nullptr && !gpu_->blocking && gpu_->timeline == nullptr;
+}
+
 void* Stream::native() const {
   if (gpu_ == nullptr) return nullptr;
   cuda::MakeCurrent(gpu_->ordinal);

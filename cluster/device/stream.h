@@ -71,6 +71,9 @@ class Stream {
   int threads() const;  // 1 on a GPU
   // The GPU's number, -1 on a CPU.
   int gpu() const;
+  // Whether work can be recorded as a graph: on a GPU, unless each operation is waited for or
+  // timed.
+  bool CanRecord() const;
   // The cudaStream_t, null on a CPU. Makes the stream's GPU that of the calling thread, as launches
   // want it.
   void* native() const;

@@ -8,6 +8,7 @@
 #include "cluster/device/elementwise.h"
 #include "cluster/device/graph.h"
 #include "cluster/device/operation_log.h"
+#include "cluster/device/operation_times.h"
 
 namespace trireme {
 namespace {
@@ -120,6 +121,43 @@ TEST(GraphTest, TakesSideStreamsThatJoinAgain) {
   });
   for (int i = 0; i < 3; ++i) graph.Launch(stream);
   EXPECT_EQ(Read(stream, b), std::vector<float>(100, 6.0f));
+}
+
+TEST(RecordingTest, LaunchesAndCallsComeInTheirOrder) {
+  Stream stream(Gpu{0}), side(Gpu{0});
+  EXPECT_TRUE(stream.CanRecord());
+  EXPECT_FALSE(Stream(1).CanRecord());
+  Buffer a(400, DeviceKind::kCuda), b(400, DeviceKind::kCuda), one(400, DeviceKind::kCuda);
+  const std::vector<float> ones(100, 1.0f);
+  stream.Copy(one.data(), ones.data(), 400);
+  Recording recording(&stream);
+  int calls = 0;
+  recording.Begin();
+  AddInPlace(stream, Floats(a), Floats(one), 100);
+  recording.Call([&] {
+    ++calls;
+    side.Wait(stream.Record());
+    AddInPlace(side, Floats(b), Floats(a), 100);
+    stream.Wait(side.Record());
+  });
+  AddInPlace(stream, Floats(a), Floats(one), 100);
+  recording.End();
+  EXPECT_EQ(calls, 0);
+  EXPECT_EQ(Read(stream, a)[0], 0.0f);
+  for (int i = 0; i < 3; ++i) recording.Replay();
+  EXPECT_EQ(calls, 3);
+  EXPECT_EQ(Read(stream, a), std::vector<float>(100, 6.0f));
+  EXPECT_EQ(Read(stream, b), std::vector<float>(100, 1.0f + 3.0f + 5.0f));
+  EXPECT_DEATH(recording.Begin(), "a recording is made once");
+}
+
+TEST(RecordingTest, TimedStreamsAreNotRecorded) {
+  Stream stream(Gpu{0});
+  {
+    const OperationTimes times(&stream);
+    EXPECT_FALSE(stream.CanRecord());
+  }
+  EXPECT_TRUE(stream.CanRecord());
 }
 
 TEST(OperationLogTest, NamesTheLatestAndSomeBeforeIt) {

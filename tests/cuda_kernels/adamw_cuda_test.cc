@@ -1,8 +1,13 @@
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <limits>
+#include <vector>
+
 #include "tests/cuda_kernels/on_gpu.h"
 #include "worker/optimizer/adamw.h"
 #include "worker/optimizer/state_checksum.h"
+#include "worker/optimizer/step_numbers.h"
 
 namespace trireme {
 namespace {
@@ -152,6 +157,64 @@ TEST(CudaSumsOfSquaresTest, RangesAreSummedInDoubleInAnOrderOfTheirOwn) {
   SumsOfSquares(gpu, aligned.as<float>() + 5000, std::vector<int64_t>{0, 45003}, &alone);
   gpu.Synchronize();
   EXPECT_EQ(alone, sums[4]);
+}
+
+StepNumbers Finish(Stream& gpu, const std::vector<double>& table,
+                   const std::vector<int64_t>& row_ends, double clip_norm) {
+  Buffer sums(std::ssize(table) * 8, gpu.device()), ends(std::ssize(row_ends) * 8, gpu.device());
+  Buffer numbers(sizeof(StepNumbers), gpu.device());
+  gpu.Copy(sums.data(), table.data(), sums.bytes());
+  gpu.Copy(ends.data(), row_ends.data(), ends.bytes());
+  FinishNorm(gpu, reinterpret_cast<const double*>(sums.data()),
+             reinterpret_cast<const int64_t*>(ends.data()), std::ssize(row_ends), clip_norm,
+             reinterpret_cast<StepNumbers*>(numbers.data()));
+  StepNumbers made;
+  gpu.Copy(&made, numbers.data(), numbers.bytes());
+  gpu.Synchronize();
+  return made;
+}
+
+// More rows than the block has threads, some of them empty.
+TEST(CudaFinishNormTest, HasTheBitsOfTheHost) {
+  Stream gpu(Gpu{});
+  const Owned x = Owned::Random(DType::kF32, {3001}, 9);
+  std::vector<double> table;
+  for (int64_t i = 0; i < 3001; ++i) table.push_back(std::abs(x.At(i)) / 3.0);
+  std::vector<int64_t> row_ends;
+  for (int64_t end = 0; end <= 3000; end += 1 + end % 17) row_ends.push_back(end);
+  row_ends.push_back(3001);
+  ASSERT_GT(row_ends.size(), 300u);
+  double total = 0;
+  for (size_t row = 0; row < row_ends.size(); ++row) {
+    double sum = 0;
+    for (int64_t i = row == 0 ? 0 : row_ends[row - 1]; i < row_ends[row]; ++i) sum += table[i];
+    total += sum;
+  }
+  const double norm = std::sqrt(total);
+  for (const double clip : {0.0, 0.5, 1e6}) {
+    const StepNumbers made = Finish(gpu, table, row_ends, clip);
+    EXPECT_EQ(made.norm, norm);
+    EXPECT_EQ(made.factors.gradient, static_cast<float>(ClipFactor(norm, clip))) << clip;
+  }
+  const double none = std::numeric_limits<double>::quiet_NaN();
+  const StepNumbers made = Finish(gpu, {1, none}, {2}, 1);
+  EXPECT_TRUE(std::isnan(made.norm));
+  EXPECT_EQ(made.factors.gradient, static_cast<float>(ClipFactor(none, 1)));
+}
+
+TEST(CudaAdamWTest, NumbersOfTheDeviceGiveTheBitsOfGivenOnes) {
+  Stream gpu(Gpu{});
+  const State given(gpu, DType::kF32, kElements), on_device(gpu, DType::kF32, kElements);
+  const AdamWSlice a = Slice(given, given, 0, kElements);
+  const AdamWSlice b = Slice(on_device, on_device, 0, kElements);
+  StepNumbers numbers{};
+  numbers.factors = AdamWFactorsOf(kStep);
+  Buffer memory(sizeof(numbers), gpu.device());
+  gpu.Copy(memory.data(), &numbers, memory.bytes());
+  AdamW(gpu, {&a, 1}, kStep);
+  AdamW(gpu, {&b, 1}, reinterpret_cast<const StepNumbers*>(memory.data()));
+  gpu.Synchronize();
+  EXPECT_TRUE(given.Read() == on_device.Read());
 }
 
 TEST(CudaStateChecksumTest, IsTheCpuSum) {

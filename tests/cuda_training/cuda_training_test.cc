@@ -87,6 +87,34 @@ TEST(CudaTrainingTest, LayoutsHaveTheBitsOfOneRank) {
   }
 }
 
+// Two steps find their addresses for the first time; all others are replayed.
+TEST(CudaTrainingTest, RecordedStepsHaveTheBitsOfEagerOnes) {
+  for (ModelShape shape : {TinyLlama(), TinyGpt2()}) {
+    shape.layers = 2;
+    HarnessOptions run = OnGpu(ShortRun(shape));
+    run.steps = 4;
+    run.lr = [](int64_t step) { return 1e-3 / static_cast<double>(step); };
+    run.record = false;
+    const HarnessResult eager = RunHarness(run);
+    EXPECT_EQ(eager.replayed, 0);
+    run.record = true;
+    for (const int data : {1, 2}) {
+      SCOPED_TRACE(testing::Message() << "data " << data);
+      run.data = data;
+      run.zero = data - 1;
+      const HarnessResult recorded = RunHarness(run);
+      ExpectSameBits(recorded, eager);
+      EXPECT_EQ(recorded.replayed, 2);
+    }
+    run.data = 1;
+    run.zero = 0;
+    run.pipeline = 2;
+    const HarnessResult piped = RunHarness(run);
+    ExpectSameBits(piped, eager);
+    EXPECT_EQ(piped.replayed, 0) << "stages wait for each other within their passes";
+  }
+}
+
 TEST(CudaTrainingTest, TensorParallelismStaysWithinRounding) {
   for (const ModelShape& shape : {TinyLlama(), TinyGpt2()}) {
     HarnessOptions run = ShortRun(shape);

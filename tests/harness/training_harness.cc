@@ -10,6 +10,7 @@
 #include "parallelism/pipeline_executor.h"
 #include "worker/kernels/cross_entropy.h"
 #include "worker/training/run_setup.h"
+#include "worker/training/training_step.h"
 
 namespace trireme {
 namespace {
@@ -120,9 +121,9 @@ Status Run(const HarnessOptions& options, Stream& stream, ProcessGroups* groups,
   const Batches batches(options, &stream);
   const StageOptions stage_options{
       options.shape, mesh, groups->rank(), options.tokens, options.compute, options.recompute};
+  const auto source = [&](MicrobatchId id) -> const Microbatch& { return batches.Get(id); };
   DecoderStage stage(stage_options, specs, &stream, &store,
-                     TensorGroup(groups->Along(Axis::kTensor), kTimeout),
-                     [&](MicrobatchId id) -> const Microbatch& { return batches.Get(id); });
+                     TensorGroup(groups->Along(Axis::kTensor), kTimeout), source);
   ASSIGN_OR_RETURN(Schedule schedule, MakeSchedule(options.schedule, options.pipeline,
                                                    static_cast<int>(store.microbatches().size())));
   if (options.deferred) schedule = Deferred(std::move(schedule));
@@ -130,34 +131,30 @@ Status Run(const HarnessOptions& options, Stream& stream, ProcessGroups* groups,
   PipelineExecutor executor(std::move(schedule), groups->Index(Axis::kPipeline),
                             {groups->Along(Axis::kPipeline), &stream, kTimeout, {}});
   stage.Reserve(executor.live_microbatches());
+  TrainingStep training_step({&stream,
+                              groups,
+                              &store,
+                              &stage,
+                              &executor,
+                              source,
+                              options.clip_norm,
+                              kTimeout,
+                              {},
+                              options.record});
   RETURN_IF_ERROR(Load(options, &store, &stream));
   const bool has_losses =
       groups->Index(Axis::kPipeline) == options.pipeline - 1 && groups->Index(Axis::kTensor) == 0;
   for (int step = 1; step <= options.steps; ++step) {
-    store.BeginStep();
-    RETURN_IF_ERROR(executor.RunStep(stage, store.microbatches()));
-    RETURN_IF_ERROR(store.FinishReduction(kTimeout));
-    ASSIGN_OR_RETURN(const double norm,
-                     store.GlobalNorm([&](const float* x, std::span<const int64_t> edges,
-                                          double* out) { SumsOfSquares(stream, x, edges, out); },
-                                      kTimeout));
+    const AdamWStep adamw{options.lr ? options.lr(step) : 1e-3, 0.9, 0.95, 1e-8, 0.1, step, 1};
+    ASSIGN_OR_RETURN(const double norm, training_step.Run(adamw));
     if (step == 1) CopyGradients(store.StateToSave(), store, &stream, result);
-    const AdamWStep adamw{options.lr ? options.lr(step) : 1e-3,
-                          0.9,
-                          0.95,
-                          1e-8,
-                          0.1,
-                          step,
-                          std::min(1.0, options.clip_norm / (norm + 1e-6))};
-    RETURN_IF_ERROR(store.Update(
-        [&](std::span<const UpdateSlice> slices) { AdamW(stream, ToAdamW(slices), adamw); },
-        kTimeout));
     store.Commit(step);
     result->norms.push_back(norm);
     for (const auto& [microbatch, loss] : stage.TakeLosses()) {
       if (has_losses) result->losses[{step, microbatch}] = loss;
     }
   }
+  result->replayed = training_step.replayed();
   for (const StateTensor& tensor : store.StateToSave()) {
     result->state.push_back(
         {tensor.name, tensor.box, tensor.shape, Values(tensor.tensor, &stream)});
@@ -213,6 +210,7 @@ HarnessResult RunHarness(const HarnessOptions& options) {
   }
   if (!result.status.ok()) return result;
   result.norms = ranks[0].norms;
+  result.replayed = ranks[0].replayed;
   for (const HarnessRank& rank : ranks) {
     if (rank.norms != result.norms) result.status = InternalError("ranks disagree on the norm");
   }

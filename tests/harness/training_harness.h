@@ -34,6 +34,7 @@ struct HarnessOptions {
   int steps = 1;
   std::function<double(int64_t step)> lr;  // step counts from 1
   double clip_norm = 1.0;
+  bool record = true;  // steps of GPUs as graphs
   // Initial values; FillInitialValues with seed 1 when empty.
   std::function<Status(const ParameterSpec&, const Box&, float*)> initial;
 
@@ -52,6 +53,7 @@ struct HarnessRank {
     std::vector<float> values;
   };
   std::vector<Part> state;      // boxes that this rank would write: weights and moments
+  int64_t replayed = 0;         // steps, from a recording
   std::vector<Part> gradients;  // reduced gradients of the first step, before clipping
 };
 
@@ -64,6 +66,7 @@ HarnessRank RunHarnessRank(const HarnessOptions& options, CommunicatorFactory* f
 struct HarnessResult {
   Status status;
   std::vector<double> norms;
+  int64_t replayed = 0;                             // steps of the first rank
   std::vector<double> losses;                       // mean over label tokens, by step
   std::map<std::string, std::vector<float>> state;  // whole tensors, by name
   std::map<std::string, std::vector<float>> gradients;

@@ -171,12 +171,22 @@ void DecoderStage::ForwardHead(const Microbatch& data, const Tensor& x, bool has
   }
 }
 
+void DecoderStage::ReserveLosses(int microbatches) {
+  CHECK_EQ(loss_parts_.bytes(), 0);
+  losses_on_device_ = std::max(losses_on_device_, microbatches);
+}
+
+void DecoderStage::FillByReplay(std::span<const MicrobatchId> microbatches) {
+  CHECK_LE(std::ssize(microbatches), losses_on_device_);
+  if (last()) microbatch_of_parts_.assign(microbatches.begin(), microbatches.end());
+}
+
 double* DecoderStage::LossPartsOf(MicrobatchId microbatch) {
-  if (static_cast<int>(microbatch_of_parts_.size()) == kLossesOnDevice) ReadLosses();
+  if (static_cast<int>(microbatch_of_parts_.size()) == losses_on_device_) ReadLosses();
   const int64_t parts = blocks_.classifier->LossParts(options_.tokens.tokens());
   if (loss_parts_.bytes() == 0) {
-    loss_parts_ = Buffer(kLossesOnDevice * parts * ByteSize(DType::kF64), context_.stream->device(),
-                         "losses");
+    loss_parts_ = Buffer(losses_on_device_ * parts * ByteSize(DType::kF64),
+                         context_.stream->device(), "losses");
   }
   microbatch_of_parts_.push_back(microbatch);
   return reinterpret_cast<double*>(loss_parts_.data()) +

@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "parallelism/stage_model.h"
@@ -57,6 +58,12 @@ class DecoderStage final : public StageModel {
 
   // With evaluation on, Forward keeps nothing for a backward pass.
   void set_evaluation(bool on) { evaluation_ = on; }
+  // So many microbatches' losses stay on the device until TakeLosses; with more the host waits in
+  // between. Before the first pass.
+  void ReserveLosses(int microbatches);
+  // Instead of passes: their losses are written by a recording of the same passes that is about to
+  // be replayed. Both the recording and this come right after TakeLosses.
+  void FillByReplay(std::span<const MicrobatchId> microbatches);
   // Losses summed over label tokens, by microbatch, since the last call. Last stage alone.
   std::map<MicrobatchId, double> TakeLosses();
   StageMemory Memory() const;
@@ -81,8 +88,8 @@ class DecoderStage final : public StageModel {
   Tensor running_;  // [N, H]: the residual stream under full recompute
   std::vector<std::unique_ptr<Slot>> slots_;
   std::map<MicrobatchId, double> losses_;  // read already
-  static constexpr int kLossesOnDevice = 64;
-  Buffer loss_parts_;  // f64 [kLossesOnDevice, parts] of those in microbatch_of_parts_
+  int losses_on_device_ = 64;
+  Buffer loss_parts_;  // f64 [losses_on_device_, parts] of those in microbatch_of_parts_
   std::vector<MicrobatchId> microbatch_of_parts_;
   bool evaluation_ = false;
 };

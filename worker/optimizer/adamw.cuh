@@ -9,6 +9,7 @@
 #include "worker/optimizer/adamw.h"
 #include "worker/optimizer/adamw_factors.h"
 #include "worker/optimizer/state_checksum.h"
+#include "worker/optimizer/step_numbers.h"
 #include "worker/optimizer/stochastic_rounding.h"
 
 namespace trireme::gpu {
@@ -66,10 +67,21 @@ __device__ __forceinline__ void UpdatePack(const AdamWSlice& s, int64_t i, const
   StorePack(s.v_next + i, v);
 }
 
+// Factors as arguments of a launch, and as numbers that the device has.
+struct GivenFactors {
+  AdamWFactors factors;
+  __device__ __forceinline__ const AdamWFactors& Get() const { return factors; }
+};
+struct FactorsOnDevice {
+  const AdamWFactors* factors;
+  __device__ __forceinline__ AdamWFactors Get() const { return *factors; }
+};
+
 // As AdamW. Eight elements a thread at a time where they come in packs.
-template <int kThreads>
+template <int kThreads, typename Factors>
 __global__ __launch_bounds__(kThreads) void AdamWKernel(const SliceTable<AdamWSlice> table,
-                                                        const AdamWFactors f) {
+                                                        const Factors factors) {
+  const AdamWFactors f = factors.Get();
   constexpr int kStep = Pack<BFloat16>::kSize;
   const int index = SliceOfBlock(table);
   const AdamWSlice& s = table.slices[index];
@@ -221,6 +233,29 @@ __global__ __launch_bounds__(kThreads) void StateChecksumKernel(const SliceTable
   }
   sum = BlockSum<kThreads>(sum);
   if (threadIdx.x == 0) sums[blockIdx.x] = sum;
+}
+
+// As FinishNorm, by one block: a thread sums whole rows, the first one adds them. `row_sums`:
+// scratch.
+template <int kThreads>
+__global__ __launch_bounds__(kThreads) void FinishNormKernel(const double* table,
+                                                             const int64_t* row_ends, int64_t rows,
+                                                             double clip_norm, double* row_sums,
+                                                             StepNumbers* numbers) {
+  for (int64_t row = threadIdx.x; row < rows; row += kThreads) {
+    double sum = 0;
+    for (int64_t i = row == 0 ? 0 : row_ends[row - 1]; i < row_ends[row]; ++i) sum += table[i];
+    row_sums[row] = sum;
+  }
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  double total = 0;
+  for (int64_t row = 0; row < rows; ++row) total += row_sums[row];
+  const double norm = sqrt(total);
+  numbers->norm = norm;
+  const double clip = clip_norm > 0 ? clip_norm / (norm + 1e-6) : 1.0;
+  // As std::min(1.0, clip), which is 1 where clip is not a number.
+  numbers->factors.gradient = static_cast<float>(clip < 1.0 ? clip : 1.0);
 }
 
 }  // namespace trireme::gpu

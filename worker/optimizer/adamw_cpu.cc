@@ -7,6 +7,7 @@
 #include "worker/optimizer/adamw.h"
 #include "worker/optimizer/adamw_factors.h"
 #include "worker/optimizer/cuda_optimizer.h"
+#include "worker/optimizer/step_numbers.h"
 
 namespace trireme {
 namespace {
@@ -103,6 +104,17 @@ void AdamW(Stream& stream, std::span<const AdamWSlice> slices, const AdamWStep& 
       Update<false>(slices[s], begin, end, factors);
     }
   });
+}
+
+void AdamW(Stream& stream, std::span<const AdamWSlice> slices, const StepNumbers* numbers) {
+  CHECK(stream.OnGpu("AdamW")) << "numbers of a step on a GPU";
+  cuda::AdamW(stream, slices, numbers);
+}
+
+void FinishNorm(Stream& stream, const double* table, const int64_t* row_ends, int64_t rows,
+                double clip_norm, StepNumbers* numbers) {
+  CHECK(stream.OnGpu("FinishNorm")) << "numbers of a step on a GPU";
+  cuda::FinishNorm(stream, table, row_ends, rows, clip_norm, numbers);
 }
 
 void SumsOfSquares(Stream& stream, const float* x, std::span<const int64_t> edges, double* out) {

@@ -36,19 +36,34 @@ bool AllPackAligned(Pointers... pointers) {
   return (gpu::IsPackAligned(pointers) && ...);
 }
 
-}  // namespace
-
-void AdamW(Stream& stream, std::span<const AdamWSlice> slices, const AdamWStep& step) {
-  const AdamWFactors factors = AdamWFactorsOf(step);
+template <typename Factors>
+void LaunchAdamW(Stream& stream, std::span<const AdamWSlice> slices, const Factors& factors) {
   ForTables(
       slices, gpu::kUpdateElements,
       [](const AdamWSlice& s) {
         return AllPackAligned(s.gradient, s.p, s.m, s.v, s.p_next, s.m_next, s.v_next, s.p_compute);
       },
       [&](const gpu::SliceTable<AdamWSlice>& table, unsigned blocks) {
-        gpu::Launch(stream, {blocks, gpu::kUpdateThreads}, gpu::AdamWKernel<gpu::kUpdateThreads>,
-                    table, factors);
+        gpu::Launch(stream, {blocks, gpu::kUpdateThreads},
+                    gpu::AdamWKernel<gpu::kUpdateThreads, Factors>, table, factors);
       });
+}
+
+}  // namespace
+
+void AdamW(Stream& stream, std::span<const AdamWSlice> slices, const AdamWStep& step) {
+  LaunchAdamW(stream, slices, gpu::GivenFactors{AdamWFactorsOf(step)});
+}
+
+void AdamW(Stream& stream, std::span<const AdamWSlice> slices, const StepNumbers* numbers) {
+  LaunchAdamW(stream, slices, gpu::FactorsOnDevice{&numbers->factors});
+}
+
+void FinishNorm(Stream& stream, const double* table, const int64_t* row_ends, int64_t rows,
+                double clip_norm, StepNumbers* numbers) {
+  const gpu::StreamScratch<double> row_sums(stream, rows);
+  gpu::Launch(stream, {1, gpu::kUpdateThreads}, gpu::FinishNormKernel<gpu::kUpdateThreads>, table,
+              row_ends, rows, clip_norm, row_sums.data(), numbers);
 }
 
 void AdamWRounded(Stream& stream, std::span<const AdamWRoundedSlice> slices, const AdamWStep& step,

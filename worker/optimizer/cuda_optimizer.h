@@ -3,10 +3,14 @@
 
 #include "worker/optimizer/adamw.h"
 #include "worker/optimizer/state_checksum.h"
+#include "worker/optimizer/step_numbers.h"
 
 namespace trireme::cuda {
 
 void AdamW(Stream& stream, std::span<const AdamWSlice> slices, const AdamWStep& step);
+void AdamW(Stream& stream, std::span<const AdamWSlice> slices, const StepNumbers* numbers);
+void FinishNorm(Stream& stream, const double* table, const int64_t* row_ends, int64_t rows,
+                double clip_norm, StepNumbers* numbers);
 void AdamWRounded(Stream& stream, std::span<const AdamWRoundedSlice> slices, const AdamWStep& step,
                   uint64_t seed);
 void SumsOfSquares(Stream& stream, const float* x, std::span<const int64_t> edges, double* out);

@@ -5,6 +5,10 @@
 namespace trireme::cuda {
 
 void AdamW(Stream&, std::span<const AdamWSlice>, const AdamWStep&) { NoCuda("AdamW"); }
+void AdamW(Stream&, std::span<const AdamWSlice>, const StepNumbers*) { NoCuda("AdamW"); }
+void FinishNorm(Stream&, const double*, const int64_t*, int64_t, double, StepNumbers*) {
+  NoCuda("FinishNorm");
+}
 void AdamWRounded(Stream&, std::span<const AdamWRoundedSlice>, const AdamWStep&, uint64_t) {
   NoCuda("AdamWRounded");
 }

@@ -14,9 +14,10 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cmath>
+#include <cstdlib>
 #include <fstream>
 #include <map>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -36,6 +37,7 @@
 #include "worker/training/data_feed.h"
 #include "worker/training/run_setup.h"
 #include "worker/training/stop_requests.h"
+#include "worker/training/training_step.h"
 #include "worker/training/worker_device.h"
 
 namespace trireme {
@@ -44,6 +46,14 @@ namespace {
 // A neighbour that computes may be waited for; whether it still lives is the coordinator's to say,
 // whose word ends the wait (on_abort revokes the groups).
 constexpr Micros kPeerTimeout = int64_t{24} * 3600 * 1'000'000;
+
+// TRIREME_CUDA_GRAPHS=0 launches every kernel by itself; so do runs with a fault, whose named
+// points are in what a replay does not come through.
+bool MayRecordSteps() {
+  const char* graphs = std::getenv("TRIREME_CUDA_GRAPHS");
+  return std::getenv("TRIREME_FAULT") == nullptr &&
+         (graphs == nullptr || std::string_view(graphs) != "0");
+}
 
 class TrainingWorker {
  public:
@@ -85,6 +95,7 @@ class TrainingWorker {
   std::unique_ptr<DataFeed> feed_;
   std::unique_ptr<DecoderStage> stage_;
   std::unique_ptr<PipelineExecutor> executor_;
+  std::unique_ptr<TrainingStep> training_step_;
   LrSchedule schedule_;
 };
 
@@ -127,6 +138,19 @@ Status TrainingWorker::SetUp() {
                                                  groups_->Index(Axis::kPipeline), pipeline);
   stage_->Reserve(executor_->live_microbatches());
 
+  TrainingStepOptions step;
+  step.stream = stream_;
+  step.groups = groups_;
+  step.store = store_.get();
+  step.stage = stage_.get();
+  step.executor = executor_.get();
+  step.source = [this](MicrobatchId id) -> const Microbatch& { return feed_->Get(id); };
+  step.clip_norm = config_.optimizer().clip_norm();
+  step.timeout = kPeerTimeout;
+  step.phase = [this](const char* phase) { client_->SetPhase(phase); };
+  step.record = MayRecordSteps();
+  training_step_ = std::make_unique<TrainingStep>(std::move(step));
+
   if (groups_->rank() == 0) LOG(INFO) << "memory:\n" << MemoryTable();
   client_->SetPhase("wait for weights");
   RETURN_IF_ERROR(
@@ -150,18 +174,6 @@ Status TrainingWorker::Step(int64_t step) {
   client_->SetPhase("data");
   RETURN_IF_ERROR(feed_->LoadStep(step, store_->microbatches()));
   feed_->Upload(stream_);
-  store_->BeginStep();
-  RETURN_IF_ERROR(executor_->RunStep(*stage_, store_->microbatches()));
-
-  client_->SetPhase("reduce");
-  RETURN_IF_ERROR(store_->FinishReduction(kPeerTimeout));
-  ASSIGN_OR_RETURN(
-      const double norm,
-      store_->GlobalNorm([this](const float* x, std::span<const int64_t> edges,
-                                double* out) { SumsOfSquares(*stream_, x, edges, out); },
-                         kPeerTimeout));
-
-  client_->SetPhase("update");
   const proto::OptimizerConfig& optimizer = config_.optimizer();
   AdamWStep adamw;
   adamw.lr = schedule_.At(step);
@@ -170,11 +182,7 @@ Status TrainingWorker::Step(int64_t step) {
   adamw.eps = optimizer.eps();
   adamw.weight_decay = optimizer.weight_decay();
   adamw.t = step;
-  adamw.gradient_scale =
-      optimizer.clip_norm() > 0 ? std::min(1.0, optimizer.clip_norm() / (norm + 1e-6)) : 1.0;
-  RETURN_IF_ERROR(store_->Update(
-      [&](std::span<const UpdateSlice> slices) { AdamW(*stream_, ToAdamW(slices), adamw); },
-      kPeerTimeout));
+  ASSIGN_OR_RETURN(const double norm, training_step_->Run(adamw));
   store_->Commit(step);
   Report(step, norm, adamw.lr, started);
   return OkStatus();
