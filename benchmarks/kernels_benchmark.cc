@@ -97,6 +97,26 @@ void AddProducts(DType dtype) {
   }
 }
 
+// A feed-forward block's first product with its GELU, and the second one's way back through it.
+void AddGeluProducts(DType dtype) {
+  const auto x = std::make_shared<Owned>(dtype, Shape{tokens_of_step, hidden}, 1);
+  const auto w = std::make_shared<Owned>(dtype, Shape{hidden, ffn}, 2);
+  const auto bias = std::make_shared<Owned>(DType::kF32, Shape{ffn}, 3);
+  const auto pre = std::make_shared<Owned>(dtype, Shape{tokens_of_step, ffn});
+  const auto y = std::make_shared<Owned>(dtype, Shape{tokens_of_step, ffn});
+  const auto forward = [=](Stream& stream) {
+    MatMulGelu(stream, Matrix::Of(*x), Matrix::Of(*w), Transpose::kNo, *bias, *pre, *y);
+  };
+  forward(StreamOf(2));
+  const double v = pre->At(9);
+  Verify("up_gelu", y->At(9), v / (1 + std::exp(-1.5957691216 * v * (1 + 0.044715 * v * v))), 2e-2);
+  const double flops = 2.0 * tokens_of_step * ffn * hidden;
+  Add("product/up_gelu", {flops, 0, dtype}, forward);
+  Add("product/down_dx_gelu", {flops, 0, dtype}, [=](Stream& stream) {
+    MatMulGeluBackward(stream, Matrix::Of(*x), Matrix::Of(*w), Transpose::kNo, *pre, *y);
+  });
+}
+
 void AddAttention(DType dtype, int64_t batch, int64_t length) {
   const auto heads = [=](int64_t count, uint32_t seed) {
     return std::make_shared<Owned>(dtype, Shape{batch, length, count, head_dim}, seed);
@@ -297,6 +317,7 @@ int main(int argc, char** argv) {
   if (has("--tiny")) trireme::UseTinySizes();
   for (const trireme::DType dtype : {trireme::DType::kF32, trireme::DType::kBF16}) {
     trireme::AddProducts(dtype);
+    trireme::AddGeluProducts(dtype);
     trireme::AddAttention(dtype, trireme::batch_of_step, trireme::length_of_step);
     if (!trireme::on_gpu) trireme::AddAttention(dtype, 2, 4 * trireme::length_of_step);
     trireme::AddNorm(dtype);

@@ -18,8 +18,6 @@ cat >"${TMPDIR:-/tmp}/spills.$$" <<'LIST'
 AttentionQueryGradientKernel<BackwardShapes<256>, sm_80 60
 AttentionQueryGradientKernel<BackwardShapes<256>, sm_90a 8
 AttentionQueryGradientKernel<BackwardShapes<64>, sm_100 4
-EmbeddingBackwardKernel<8, sm_80 8
-EmbeddingBackwardKernel<8, sm_90a 4
 LIST
 trap 'rm -f "${TMPDIR:-/tmp}/spills.$$"' EXIT
 # Kernels that claim 16-byte accesses, by how their names begin: loads and stores, or loads alone.
@@ -29,7 +27,7 @@ both+='SwiGluForwardKernel|SwiGluBackwardKernel|NormForwardKernel|NormBackwardKe
 both+='SoftmaxGradientKernel|AttentionForwardKernel|AttentionKeyGradientKernel|'
 both+='AttentionQueryGradientKernel'
 loads='SoftmaxStatisticsKernel|SumsOfSquaresKernel|SumF64Kernel|StateChecksumKernel|'
-loads+='BiasPartialsKernel<8'
+loads+='BiasPartialsKernel<8|LongRunsKernel<8'
 
 options='-std=c++20 -O3 -DNDEBUG --expt-relaxed-constexpr -fmad=false -I.
   --generate-code=arch=compute_80,code=[sm_80] --generate-code=arch=compute_90a,code=[sm_90a]

@@ -34,7 +34,6 @@ TEST_P(EmbeddingCudaTest, Forward) {
        Owned::Random(y_type, {tokens, hidden}, 2)});
 }
 
-// More tokens than a block looks at between two barriers, in both directions.
 TEST_P(EmbeddingCudaTest, BackwardAddsInTokenOrder) {
   if (table_type != DType::kF32) return;  // gradients of the table are f32
   for (const int64_t tokens : {1, 130, 1100}) {
@@ -48,6 +47,60 @@ TEST_P(EmbeddingCudaTest, BackwardAddsInTokenOrder) {
            Owned::Random(DType::kF32, {kRows, hidden}, 2)});
     }
   }
+}
+
+// The table's gradient has the CPU's bits for id(n) of n = 0 .. tokens - 1.
+template <typename Id>
+void ExpectBackwardIsTheCpus(DType type, int64_t tokens, int64_t rows, int64_t hidden,
+                             const Id& id) {
+  SCOPED_TRACE(testing::Message() << tokens << " tokens, hidden " << hidden);
+  Owned ids(DType::kI32, {tokens});
+  for (int64_t n = 0; n < tokens; ++n) ids.Set(n, id(n));
+  ExpectGpuIsCpuExactly(
+      [&](Stream& s, const Tensors& t) { EmbeddingBackward(s, t[0], t[1], kFirst, t[2], true); },
+      {ids, Owned::Random(type, {tokens, hidden}, 1),
+       Owned::Random(DType::kF32, {rows, hidden}, 2)});
+}
+
+// Token counts around the pieces that are sorted at once, the runs that are merged at once, and the
+// lengths from which a run is a long one.
+class EmbeddingBackwardCudaTest : public testing::TestWithParam<DType> {};
+INSTANTIATE_TEST_SUITE_P(All, EmbeddingBackwardCudaTest,
+                         testing::Values(DType::kF32, DType::kBF16));
+
+TEST_P(EmbeddingBackwardCudaTest, AllTokensAreOne) {
+  for (const int64_t tokens : {2, 255, 256, 257, 511, 512, 700}) {
+    for (const int64_t hidden : {3, 72}) {
+      ExpectBackwardIsTheCpus(GetParam(), tokens, 4, hidden, [](int64_t) { return kFirst + 2; });
+    }
+  }
+}
+
+TEST_P(EmbeddingBackwardCudaTest, AllTokensDiffer) {
+  for (const int64_t tokens : {255, 256, 257, 2047, 2049, 2500}) {
+    const auto backwards = [=](int64_t n) { return kFirst + tokens - 1 - n; };
+    ExpectBackwardIsTheCpus(GetParam(), tokens, tokens, 8, backwards);
+    // 1009 is prime, and divides none of these.
+    const auto mixed = [=](int64_t n) { return kFirst + n * 1009 % tokens; };
+    ExpectBackwardIsTheCpus(GetParam(), tokens, tokens, 3, mixed);
+  }
+}
+
+// Runs of many lengths, three of them long, one of which ends with the tokens of this part.
+TEST_P(EmbeddingBackwardCudaTest, SomeRunsAreLong) {
+  for (const int64_t tokens : {1300, 2333}) {
+    const auto id = [=](int64_t n) {
+      return n % 4 == 0 ? kFirst + 3 : n % 4 == 1 ? kFirst + 9 : n % 4 == 2 ? 0 : n * n % 29;
+    };
+    for (const int64_t hidden : {5, 136}) {
+      ExpectBackwardIsTheCpus(GetParam(), tokens, 10, hidden, id);
+    }
+  }
+}
+
+TEST_P(EmbeddingBackwardCudaTest, NoTokenIsOfThisPart) {
+  ExpectBackwardIsTheCpus(GetParam(), 600, 10, 16,
+                          [](int64_t n) { return n % 2 == 0 ? kFirst - 1 : kFirst + 10; });
 }
 
 TEST_P(EmbeddingCudaTest, PositionsAreAddedToWhatIsThere) {

@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "tests/worker_kernels/kernel_testing.h"
+#include "worker/kernels/activation.h"
 
 namespace trireme {
 namespace {
@@ -140,6 +141,25 @@ TEST(MatMulDeathTest, ShapesThatDoNotFitEndTheProcess) {
 
 TEST(MatMulLibraryTest, NamesTheLibraryAndItsVersion) {
   EXPECT_EQ(std::string(MatMulLibrary()).rfind("oneDNN ", 0), 0u);
+}
+
+TEST(MatMulGeluTest, HasTheBitsOfTheTwoOperations) {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const Owned x = Owned::Random(dtype, {37, 40}, 1), w = Owned::Random(dtype, {40, 53}, 2);
+    const Owned bias = Owned::Random(DType::kF32, {53}, 3), dy = Owned::Random(dtype, {37, 40}, 4);
+    Stream stream(1);
+    Owned pre(dtype, {37, 53}), y(dtype, {37, 53}), dpre(dtype, {37, 53});
+    Owned pre_0(dtype, {37, 53}), y_0(dtype, {37, 53}), dpre_0(dtype, {37, 53});
+    MatMulGelu(stream, Matrix::Of(x), Matrix::Of(w), Transpose::kNo, bias, pre, y);
+    MatMulGeluBackward(stream, Matrix::Of(dy), Matrix::Of(w), Transpose::kNo, pre, dpre);
+    MatMul(stream, Matrix::Of(x), Transpose::kNo, Matrix::Of(w), Transpose::kNo, Matrix::Of(pre_0),
+           false, bias);
+    GeluForward(stream, pre_0, y_0);
+    MatMul(stream, Matrix::Of(dy), Transpose::kNo, Matrix::Of(w), Transpose::kNo,
+           Matrix::Of(dpre_0));
+    GeluBackward(stream, dpre_0, pre_0, dpre_0);
+    EXPECT_TRUE(pre == pre_0 && y == y_0 && dpre == dpre_0) << DTypeName(dtype);
+  }
 }
 
 }  // namespace

@@ -80,5 +80,19 @@ void SumF64(Stream& stream, const Tensor& x, double* sum);
 // matmul.h; shapes are checked already and positive.
 void MatMul(Stream& stream, const Matrix& a, Transpose transpose_a, const Matrix& b,
             Transpose transpose_b, const Matrix& c, bool accumulate, const Tensor& bias);
+void MatMulGelu(Stream& stream, const Matrix& a, const Matrix& b, Transpose transpose_b,
+                const Tensor& bias, const Tensor& pre, const Tensor& y);
+void MatMulGeluBackward(Stream& stream, const Matrix& dy, const Matrix& b, Transpose transpose_b,
+                        const Tensor& pre, const Tensor& dpre);
+// Whether cuBLASLt's GELU epilogues may be asked for a product of `input`s to `out`, with the
+// values before the activation in `pre`. In f32 they are not: the library's tanh is of unknown
+// accuracy.
+inline bool FitsGeluEpilogue(DType input, const Tensor& pre, const Tensor& out) {
+  const auto aligned = [](const Tensor& t) {
+    return reinterpret_cast<uintptr_t>(t.data()) % 16 == 0;
+  };
+  return input == DType::kBF16 && pre.dtype() == DType::kBF16 && out.dtype() == DType::kBF16 &&
+         pre.dim(-1) % 8 == 0 && aligned(pre) && aligned(out);
+}
 
 }  // namespace trireme::cuda

@@ -1,7 +1,11 @@
+#include <utility>
+
 #include "worker/kernels/cuda_kernels.h"
 #include "worker/kernels/dispatch.h"
 #include "worker/kernels/embedding.cuh"
 #include "worker/kernels/embedding.h"
+#include "worker/kernels/embedding_backward.cuh"
+#include "worker/kernels/stream_scratch.cuh"
 
 namespace trireme::cuda {
 namespace {
@@ -29,6 +33,21 @@ gpu::LaunchShape PieceShape(int64_t elements, int width) {
   return {gpu::BlocksFor(elements, gpu::kEmbeddingThreads * width), gpu::kEmbeddingThreads};
 }
 
+// The tokens' keys, ascending, in one half or the other of `scratch`: [2, tokens].
+const gpu::TokenKey* SortTokens(Stream& stream, const Tensor& ids, int64_t first_row, int64_t rows,
+                                gpu::TokenKey* scratch) {
+  const int64_t tokens = ids.elements();
+  const gpu::LaunchShape shape{gpu::BlocksFor(tokens, gpu::kSortedPiece), gpu::kSortedPiece};
+  gpu::TokenKey *keys = scratch, *merged = scratch + tokens;
+  gpu::Launch(stream, shape, gpu::TokenKeysKernel, ids.as<int32_t>(), first_row, rows, tokens,
+              keys);
+  for (int64_t run = gpu::kSortedPiece; run < tokens; run *= gpu::kRunsMerged) {
+    gpu::Launch(stream, shape, gpu::MergeRunsKernel, keys, tokens, run, merged);
+    std::swap(keys, merged);
+  }
+  return keys;
+}
+
 }  // namespace
 
 void EmbeddingForward(Stream& stream, const Tensor& ids, const Tensor& table, int64_t first_row,
@@ -49,15 +68,24 @@ void EmbeddingBackward(Stream& stream, const Tensor& ids, const Tensor& dy, int6
                        const Tensor& dtable, bool accumulate) {
   const int64_t hidden = dtable.dim(1), tokens = ids.elements();
   CHECK_EQ(dy.elements(), tokens * hidden);
+  CHECK_LT(tokens, int64_t{1} << 32);
   if (!accumulate) stream.Fill(dtable.data(), 0, dtable.bytes());
+  const gpu::StreamScratch<gpu::TokenKey> scratch(stream, 2 * tokens);
+  const gpu::TokenKey* keys = SortTokens(stream, ids, first_row, dtable.dim(0), scratch.data());
   WithRows(hidden, dy, dtable, [&](auto width, auto* in, auto*) {
     using T = std::remove_pointer_t<decltype(in)>;
     constexpr int kWidth = decltype(width)::value;
-    const gpu::LaunchShape shape{
-        dim3(gpu::BlocksFor(tokens, 1), gpu::BlocksFor(hidden, gpu::kEmbeddingThreads * kWidth)),
+    const gpu::LaunchShape runs{dim3(gpu::BlocksFor(tokens, gpu::kPlacesEach),
+                                     gpu::BlocksFor(hidden, gpu::kEmbeddingThreads * kWidth)),
+                                gpu::kEmbeddingThreads};
+    gpu::Launch(stream, runs, gpu::EmbeddingBackwardKernel<kWidth, T>, keys, in, tokens, hidden,
+                dtable.as<float>());
+    if (tokens <= gpu::kShortRun) return;
+    const gpu::LaunchShape long_runs{
+        dim3(gpu::BlocksFor(tokens, gpu::kShortRun), gpu::BlocksFor(hidden, gpu::kStripColumns)),
         gpu::kEmbeddingThreads};
-    gpu::Launch(stream, shape, gpu::EmbeddingBackwardKernel<kWidth, T>, ids.as<int32_t>(), in,
-                first_row, dtable.dim(0), tokens, hidden, dtable.as<float>());
+    gpu::Launch(stream, long_runs, gpu::LongRunsKernel<kWidth, T>, keys, in, tokens, hidden,
+                dtable.as<float>());
   });
 }
 

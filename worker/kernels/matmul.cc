@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "worker/kernels/activation.h"
 #include "worker/kernels/cuda_kernels.h"
 #include "worker/kernels/dispatch.h"
 #include "worker/kernels/gemm.h"
@@ -120,6 +121,16 @@ void RunTransposed(Stream& stream, const GemmCall& whole) {
   }
 }
 
+void CheckShapes(const Matrix& a, bool ta, const Matrix& b, bool tb, const Matrix& c,
+                 const Tensor& bias) {
+  const int64_t m = c.rows, n = c.columns, k = ta ? a.rows : a.columns;
+  CHECK_EQ(m, ta ? a.columns : a.rows);
+  CHECK_EQ(n, tb ? b.rows : b.columns);
+  CHECK_EQ(k, tb ? b.columns : b.rows);
+  CHECK(a.dtype == b.dtype) << DTypeName(a.dtype) << " by " << DTypeName(b.dtype);
+  if (bias.defined()) CHECK_EQ(bias.elements(), n);
+}
+
 }  // namespace
 
 Matrix Matrix::Of(const Tensor& tensor) {
@@ -151,12 +162,8 @@ void MatMul(Stream& stream, const Matrix& a, Transpose transpose_a, const Matrix
   const bool ta = transpose_a == Transpose::kYes;
   const bool tb = transpose_b == Transpose::kYes;
   const int64_t m = c.rows, n = c.columns, k = ta ? a.rows : a.columns;
-  CHECK_EQ(m, ta ? a.columns : a.rows);
-  CHECK_EQ(n, tb ? b.rows : b.columns);
-  CHECK_EQ(k, tb ? b.columns : b.rows);
-  CHECK(a.dtype == b.dtype) << DTypeName(a.dtype) << " by " << DTypeName(b.dtype);
+  CheckShapes(a, ta, b, tb, c, bias);
   CHECK(c.dtype == DType::kF32 || !accumulate) << "accumulation is in float32";
-  if (bias.defined()) CHECK_EQ(bias.elements(), n);
   if (m == 0 || n == 0) return;
   CHECK_GT(k, 0);
   if (stream.OnGpu("MatMul")) {
@@ -184,6 +191,34 @@ void MatMul(Stream& stream, const Matrix& a, Transpose transpose_a, const Matrix
   } else {
     RunPanels(stream, whole);
   }
+}
+
+void MatMulGelu(Stream& stream, const Matrix& a, const Matrix& b, Transpose transpose_b,
+                const Tensor& bias, const Tensor& pre, const Tensor& y) {
+  CheckShapes(a, false, b, transpose_b == Transpose::kYes, Matrix::Of(pre), bias);
+  CheckSameShape(y, pre, "MatMulGelu");
+  CHECK(y.dtype() == pre.dtype()) << DTypeName(y.dtype());
+  if (pre.elements() == 0) return;
+  CHECK_GT(a.columns, 0);
+  if (stream.OnGpu("MatMulGelu")) {
+    return cuda::MatMulGelu(stream, a, b, transpose_b, bias, pre, y);
+  }
+  MatMul(stream, a, Transpose::kNo, b, transpose_b, Matrix::Of(pre), false, bias);
+  GeluForward(stream, pre, y);
+}
+
+void MatMulGeluBackward(Stream& stream, const Matrix& dy, const Matrix& b, Transpose transpose_b,
+                        const Tensor& pre, const Tensor& dpre) {
+  CheckShapes(dy, false, b, transpose_b == Transpose::kYes, Matrix::Of(dpre), Tensor());
+  CheckSameShape(dpre, pre, "MatMulGeluBackward");
+  CHECK(dpre.dtype() == pre.dtype()) << DTypeName(dpre.dtype());
+  if (pre.elements() == 0) return;
+  CHECK_GT(dy.columns, 0);
+  if (stream.OnGpu("MatMulGeluBackward")) {
+    return cuda::MatMulGeluBackward(stream, dy, b, transpose_b, pre, dpre);
+  }
+  MatMul(stream, dy, Transpose::kNo, b, transpose_b, Matrix::Of(dpre));
+  GeluBackward(stream, dpre, pre, dpre);
 }
 
 }  // namespace trireme

@@ -38,6 +38,21 @@ void MatMul(Stream& stream, const Matrix& a, Transpose transpose_a, const Matrix
             Transpose transpose_b, const Matrix& c, bool accumulate = false,
             const Tensor& bias = Tensor());
 
+// pre = a op(b) + bias, y = gelu(pre), the tanh form: MatMul and GeluForward (activation.h) in one.
+//
+// pre, y: [M, N], both f32 or both bf16. The rest as MatMul's. On a CPU the bits are those of the
+// two. On a GPU, where cuBLASLt's epilogue takes the call (bf16, N a multiple of 8, tensors at
+// multiples of 16 bytes), y is made of the sum before it is rounded to pre.
+void MatMulGelu(Stream& stream, const Matrix& a, const Matrix& b, Transpose transpose_b,
+                const Tensor& bias, const Tensor& pre, const Tensor& y);
+// dpre = (dy op(b)) * gelu'(pre): MatMul and GeluBackward in one, where `pre` is MatMulGelu's and b
+// the weight of the product that takes its y.
+//
+// pre, dpre: [M, N], both f32 or both bf16, no aliasing. On a GPU the product is not rounded before
+// it is multiplied, where the epilogue takes the call.
+void MatMulGeluBackward(Stream& stream, const Matrix& dy, const Matrix& b, Transpose transpose_b,
+                        const Tensor& pre, const Tensor& dpre);
+
 // The library's name and version, for manifests and doctor: "oneDNN 2.6.3".
 const char* MatMulLibrary();
 

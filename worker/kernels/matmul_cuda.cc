@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string_view>
 
 #include "cluster/device/buffer.h"
@@ -50,16 +51,31 @@ uint32_t AlignmentOf(const Matrix& matrix) {
   return static_cast<uint32_t>(bits & -bits);
 }
 
+// What the library does to a sum before it is written. kGelu keeps the sum, with its bias, in
+// `aux`; kGeluBackward multiplies by the slope of GELU there. GELU is the tanh form in both.
+enum class Epilogue { kNone, kGelu, kGeluBackward };
+
 // A row-major product as the library sees it, column-major: c^T = op(b)^T op(a)^T.
 struct Product {
   Matrix a, b, c;
   bool transpose_a, transpose_b, accumulate;
   const void* bias = nullptr;
   DType bias_type = DType::kF32;
+  Epilogue epilogue = Epilogue::kNone;
+  void* aux = nullptr;  // of c's shape and dtype, rows dense, 16-byte aligned
   bool tf32 = false;
 
+  cublasLtEpilogue_t LibrarysEpilogue() const;
   std::string Key() const;
 };
+
+cublasLtEpilogue_t Product::LibrarysEpilogue() const {
+  if (epilogue == Epilogue::kGeluBackward) return CUBLASLT_EPILOGUE_DGELU;
+  if (epilogue == Epilogue::kGelu) {
+    return bias == nullptr ? CUBLASLT_EPILOGUE_GELU_AUX : CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
+  }
+  return bias == nullptr ? CUBLASLT_EPILOGUE_DEFAULT : CUBLASLT_EPILOGUE_BIAS;
+}
 
 std::string Product::Key() const {
   const auto operand = [](const Matrix& m) {
@@ -69,7 +85,10 @@ std::string Product::Key() const {
                 c.dtype == DType::kF32 ? "_f32" : "_bf16", "_m", c.rows, "_n", c.columns, "_k",
                 transpose_a ? a.rows : a.columns, transpose_a ? "_T" : "_N",
                 transpose_b ? "T" : "N", operand(a), operand(b), operand(c),
-                accumulate ? "_add" : "", bias == nullptr ? "" : StrCat("_", DTypeName(bias_type)));
+                accumulate ? "_add" : "", bias == nullptr ? "" : StrCat("_", DTypeName(bias_type)),
+                epilogue == Epilogue::kGelu           ? "_gelu"
+                : epilogue == Epilogue::kGeluBackward ? "_dgelu"
+                                                      : "");
 }
 
 struct Description {
@@ -78,8 +97,13 @@ struct Description {
     CHECK_BLAS(cublasLtMatmulDescInit(&desc, compute, CUDA_R_32F));
     Set(CUBLASLT_MATMUL_DESC_TRANSA, p.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
     Set(CUBLASLT_MATMUL_DESC_TRANSB, p.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
+    Set(CUBLASLT_MATMUL_DESC_EPILOGUE, p.LibrarysEpilogue());
+    if (p.epilogue != Epilogue::kNone) {
+      Set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, p.aux);
+      Set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, p.c.columns);
+      Set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_DATA_TYPE, TypeOf(p.c.dtype));
+    }
     if (p.bias != nullptr) {
-      Set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
       Set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, p.bias);
       Set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, TypeOf(p.bias_type));
     }
@@ -106,7 +130,9 @@ class Library {
   explicit Library(int gpu);
   static Library& Of(int gpu);
 
-  void Run(Stream& stream, Product product);
+  // False, with nothing done, where the library has no algorithm for the product.
+  bool Run(Stream& stream, Product product);
+  bool gelu() const { return gelu_; }
 
  private:
   struct Candidates {
@@ -115,6 +141,9 @@ class Library {
   };
   Candidates Propose(Description& description, const Product& product);
   bool Takes(Description& description, const cublasLtMatmulAlgo_t& algorithm);
+  std::optional<cublasLtMatmulAlgo_t> Find(Stream& stream, Description& description,
+                                           const Product& product, const std::string& key,
+                                           void* space);
   cublasLtMatmulAlgo_t Choose(Stream& stream, Description& description, const Product& product,
                               const Candidates& candidates, void* space);
   void Multiply(cudaStream_t stream, Description& description, const Product& product, void* out,
@@ -123,11 +152,12 @@ class Library {
 
   const int gpu_;
   const bool tune_ = Enabled("TRIREME_MATMUL_TUNE", true);
+  const bool gelu_ = Enabled("TRIREME_GELU_EPILOGUE", true);
   const bool tf32_ = Enabled("TRIREME_TF32", false);
   cublasLtHandle_t handle_;
   std::mutex mutex_;  // of all below
   std::unique_ptr<AlgorithmCache> measured_;
-  std::map<std::string, cublasLtMatmulAlgo_t> chosen_;
+  std::map<std::string, std::optional<cublasLtMatmulAlgo_t>> chosen_;
   std::map<void*, Buffer> workspaces_;
 };
 
@@ -191,8 +221,10 @@ Library::Candidates Library::Propose(Description& description, const Product& pr
   const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
       handle_, &description.desc, &description.a, &description.b, &description.c, &description.c,
       &preference, kCandidates, candidates.results, &candidates.count);
-  if (status == CUBLAS_STATUS_NOT_SUPPORTED) candidates.count = 0;
-  CHECK(status == CUBLAS_STATUS_SUCCESS || status == CUBLAS_STATUS_NOT_SUPPORTED)
+  const bool none = status == CUBLAS_STATUS_NOT_SUPPORTED ||
+                    (status == CUBLAS_STATUS_INVALID_VALUE && product.epilogue != Epilogue::kNone);
+  if (none) candidates.count = 0;
+  CHECK(status == CUBLAS_STATUS_SUCCESS || none)
       << product.Key() << ": " << cublasLtGetStatusString(status);
   return candidates;
 }
@@ -242,7 +274,29 @@ cublasLtMatmulAlgo_t Library::Choose(Stream& stream, Description& description,
   return candidates.results[best].algo;
 }
 
-void Library::Run(Stream& stream, Product product) {
+// What was measured before, or the best of the library's proposals; nothing where it has none.
+std::optional<cublasLtMatmulAlgo_t> Library::Find(Stream& stream, Description& description,
+                                                  const Product& product, const std::string& key,
+                                                  void* space) {
+  cublasLtMatmulAlgo_t algorithm;
+  const AlgorithmBits* known = tune_ ? measured_->Find(key) : nullptr;
+  if (known != nullptr) {
+    std::memcpy(&algorithm, known, sizeof(algorithm));
+    if (Takes(description, algorithm)) return algorithm;
+  }
+  const Candidates candidates = Propose(description, product);
+  if (candidates.count == 0) return std::nullopt;
+  if (!tune_ || IsCapturing(static_cast<cudaStream_t>(stream.native()))) {
+    return candidates.results[0].algo;
+  }
+  algorithm = Choose(stream, description, product, candidates, space);
+  AlgorithmBits bits;
+  std::memcpy(&bits, &algorithm, sizeof(bits));
+  std::memcpy(&algorithm, &measured_->Add(key, bits), sizeof(bits));
+  return algorithm;
+}
+
+bool Library::Run(Stream& stream, Product product) {
   product.tf32 = tf32_ && product.a.dtype == DType::kF32;
   auto* native = static_cast<cudaStream_t>(stream.native());
   Description description(product);
@@ -251,43 +305,61 @@ void Library::Run(Stream& stream, Product product) {
   void* space = Workspace(native);
   auto found = chosen_.find(key);
   if (found == chosen_.end()) {
-    cublasLtMatmulAlgo_t algorithm;
-    const AlgorithmBits* known = tune_ ? measured_->Find(key) : nullptr;
-    if (known != nullptr) std::memcpy(&algorithm, known, sizeof(algorithm));
-    if (known == nullptr || !Takes(description, algorithm)) {
-      const Candidates candidates = Propose(description, product);
-      CHECK_GT(candidates.count, 0) << "cuBLASLt has no algorithm for the product " << key;
-      algorithm = candidates.results[0].algo;
-      if (tune_ && !IsCapturing(native)) {
-        algorithm = Choose(stream, description, product, candidates, space);
-        AlgorithmBits bits;
-        std::memcpy(&bits, &algorithm, sizeof(bits));
-        std::memcpy(&algorithm, &measured_->Add(key, bits), sizeof(bits));
-      }
-    }
-    found = chosen_.emplace(key, algorithm).first;
+    found = chosen_.emplace(key, Find(stream, description, product, key, space)).first;
   }
-  Multiply(native, description, product, product.c.data, found->second, space);
+  if (!found->second.has_value()) return false;
+  Multiply(native, description, product, product.c.data, *found->second, space);
+  return true;
+}
+
+// Library::Run with a bias, which may be undefined. The library adds a bias of the result's type
+// alone: for a bf16 result it is rounded first.
+bool RunWithBias(Stream& stream, Product product, const Tensor& bias) {
+  Library& library = Library::Of(stream.gpu());
+  if (!bias.defined()) return library.Run(stream, product);
+  if (product.c.dtype == DType::kF32) {
+    product.bias = bias.as<float>();
+    return library.Run(stream, product);
+  }
+  gpu::StreamScratch<BFloat16> rounded(stream, bias.elements());
+  cuda::CastToBFloat16(stream, rounded.data(), bias.as<float>(), bias.elements());
+  product.bias = rounded.data();
+  product.bias_type = DType::kBF16;
+  return library.Run(stream, product);
 }
 
 }  // namespace
 
 void MatMul(Stream& stream, const Matrix& a, Transpose transpose_a, const Matrix& b,
             Transpose transpose_b, const Matrix& c, bool accumulate, const Tensor& bias) {
-  Library& library = Library::Of(stream.gpu());
-  Product product{a,         b, c, transpose_a == Transpose::kYes, transpose_b == Transpose::kYes,
-                  accumulate};
-  if (!bias.defined()) return library.Run(stream, product);
-  if (c.dtype == DType::kF32) {
-    product.bias = bias.as<float>();
-    return library.Run(stream, product);
+  const Product product{
+      a, b, c, transpose_a == Transpose::kYes, transpose_b == Transpose::kYes, accumulate};
+  const bool ran = RunWithBias(stream, product, bias);
+  CHECK(ran) << "cuBLASLt has no algorithm for the product " << product.Key();
+}
+
+void MatMulGelu(Stream& stream, const Matrix& a, const Matrix& b, Transpose transpose_b,
+                const Tensor& bias, const Tensor& pre, const Tensor& y) {
+  if (Library::Of(stream.gpu()).gelu() && FitsGeluEpilogue(a.dtype, pre, y)) {
+    Product product{a, b, Matrix::Of(y), false, transpose_b == Transpose::kYes, false};
+    product.epilogue = Epilogue::kGelu;
+    product.aux = pre.data();
+    if (RunWithBias(stream, product, bias)) return;
   }
-  // The library adds a bias of the result's type alone.
-  gpu::StreamScratch<BFloat16> rounded(stream, bias.elements());
-  cuda::CastToBFloat16(stream, rounded.data(), bias.as<float>(), bias.elements());
-  product.bias = rounded.data();
-  product.bias_type = DType::kBF16;
-  library.Run(stream, product);
+  cuda::MatMul(stream, a, Transpose::kNo, b, transpose_b, Matrix::Of(pre), false, bias);
+  cuda::GeluForward(stream, pre, y);
+}
+
+void MatMulGeluBackward(Stream& stream, const Matrix& dy, const Matrix& b, Transpose transpose_b,
+                        const Tensor& pre, const Tensor& dpre) {
+  if (Library::Of(stream.gpu()).gelu() && FitsGeluEpilogue(dy.dtype, pre, dpre)) {
+    Product product{dy, b, Matrix::Of(dpre), false, transpose_b == Transpose::kYes, false};
+    product.epilogue = Epilogue::kGeluBackward;
+    product.aux = pre.data();
+    if (RunWithBias(stream, product, Tensor())) return;
+  }
+  cuda::MatMul(stream, dy, Transpose::kNo, b, transpose_b, Matrix::Of(dpre), false, Tensor());
+  cuda::GeluBackward(stream, dpre, pre, dpre);
 }
 
 }  // namespace trireme::cuda

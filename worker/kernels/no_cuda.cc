@@ -79,5 +79,13 @@ void MatMul(Stream&, const Matrix&, Transpose, const Matrix&, Transpose, const M
             const Tensor&) {
   NoCuda("MatMul");
 }
+void MatMulGelu(Stream&, const Matrix&, const Matrix&, Transpose, const Tensor&, const Tensor&,
+                const Tensor&) {
+  NoCuda("MatMulGelu");
+}
+void MatMulGeluBackward(Stream&, const Matrix&, const Matrix&, Transpose, const Tensor&,
+                        const Tensor&) {
+  NoCuda("MatMulGeluBackward");
+}
 
 }  // namespace trireme::cuda

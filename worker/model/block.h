@@ -42,6 +42,10 @@ class Linear {
   void Forward(const Matrix& x, const Matrix& y) const;
   // This rank's addend of a row-parallel output: the first rank's carries the bias.
   void ForwardPartial(const Matrix& x, const Matrix& y) const;
+  // pre: the output, y: GELU of it. Both [N, out], compute dtype.
+  void ForwardGelu(const Matrix& x, const Tensor& pre, const Tensor& y) const;
+  // dpre = (dy W) * gelu'(pre): through this layer and the GELU that made its input.
+  void BackwardInputGelu(const Matrix& dy, const Tensor& pre, const Tensor& dpre) const;
   // dx (+)= dy W. dx: f32 when `accumulate`.
   void BackwardInput(const Matrix& dy, const Matrix& dx, bool accumulate) const;
   // Adds this microbatch's gradients of weight and bias to their accumulators.
@@ -51,6 +55,9 @@ class Linear {
 
  private:
   void Product(const Matrix& x, const Matrix& y, bool with_bias) const;
+  // Calls body(weight, how it is turned in a forward product, bias or an undefined tensor).
+  template <typename Body>
+  void WithParameters(bool with_bias, const Body& body) const;
 
   BlockContext* context_;
   ParamId weight_;

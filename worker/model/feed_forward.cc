@@ -33,7 +33,8 @@ void FeedForward::Activate(const Saved& saved, const Tensor& activated) const {
 }
 
 void FeedForward::ForwardIn(const Tensor& x, const Saved& saved, const Tensor& activated) const {
-  if (gated_) gate_.Forward(Matrix::Of(x), Matrix::Of(saved.gate));
+  if (!gated_) return up_.ForwardGelu(Matrix::Of(x), saved.up, activated);
+  gate_.Forward(Matrix::Of(x), Matrix::Of(saved.gate));
   up_.Forward(Matrix::Of(x), Matrix::Of(saved.up));
   Activate(saved, activated);
 }
@@ -46,18 +47,21 @@ void FeedForward::ForwardOut(const Tensor& activated, const Tensor& y) const {
 void FeedForward::Backward(const Tensor& dy, const Tensor& x, const Saved& saved,
                            const Tensor& activated, const Tensor& dactivated, const Saved& dsaved,
                            const Tensor& dx, MicrobatchId microbatch, WeightWork* work) const {
-  down_.BackwardInput(Matrix::Of(dy), Matrix::Of(dactivated), false);
-  work->Add(down_, Matrix::Of(dy), Matrix::Of(activated), microbatch);
   if (gated_) {
-    SwiGluBackward(*context_->stream, dactivated, saved.gate, saved.up, dsaved.gate, dsaved.up);
-    gate_.BackwardInput(Matrix::Of(dsaved.gate), Matrix::Of(dx), false);
+    down_.BackwardInput(Matrix::Of(dy), Matrix::Of(dactivated), false);
   } else {
-    GeluBackward(*context_->stream, dactivated, saved.up, dsaved.up);
+    down_.BackwardInputGelu(Matrix::Of(dy), saved.up, dactivated);
   }
-  up_.BackwardInput(Matrix::Of(dsaved.up), Matrix::Of(dx), gated_);
+  work->Add(down_, Matrix::Of(dy), Matrix::Of(activated), microbatch);
+  const Tensor dup = gated_ ? dsaved.up : dactivated;
+  if (gated_) {
+    SwiGluBackward(*context_->stream, dactivated, saved.gate, saved.up, dsaved.gate, dup);
+    gate_.BackwardInput(Matrix::Of(dsaved.gate), Matrix::Of(dx), false);
+  }
+  up_.BackwardInput(Matrix::Of(dup), Matrix::Of(dx), gated_);
   context_->tensor.StartSum(dx);
   if (gated_) work->Add(gate_, Matrix::Of(dsaved.gate), Matrix::Of(x), microbatch);
-  work->Add(up_, Matrix::Of(dsaved.up), Matrix::Of(x), microbatch);
+  work->Add(up_, Matrix::Of(dup), Matrix::Of(x), microbatch);
   context_->tensor.FinishSum();
 }
 

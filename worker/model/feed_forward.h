@@ -30,8 +30,8 @@ class FeedForward {
   void ForwardIn(const Tensor& x, const Saved& saved, const Tensor& activated) const;
   // y: as AttentionBlock::Forward's.
   void ForwardOut(const Tensor& activated, const Tensor& y) const;
-  // dactivated, dsaved: room for gradients; dsaved may be `saved` itself. dx: [N, H] f32, summed
-  // over the tensor group.
+  // dactivated, dsaved: room for gradients; dsaved may be `saved` itself, and is not used for GELU.
+  // dx: [N, H] f32, summed over the tensor group.
   void Backward(const Tensor& dy, const Tensor& x, const Saved& saved, const Tensor& activated,
                 const Tensor& dactivated, const Saved& dsaved, const Tensor& dx,
                 MicrobatchId microbatch, WeightWork* work) const;

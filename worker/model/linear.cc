@@ -11,7 +11,8 @@ void Linear::ForwardPartial(const Matrix& x, const Matrix& y) const {
   Product(x, y, has_bias() && context_->tensor.rank() == 0);
 }
 
-void Linear::Product(const Matrix& x, const Matrix& y, bool with_bias) const {
+template <typename Body>
+void Linear::WithParameters(bool with_bias, const Body& body) const {
   ParameterStore& parameters = *context_->parameters;
   const Matrix w = Matrix::OfRows(parameters.Acquire(weight_));
   Tensor bias;
@@ -19,10 +20,28 @@ void Linear::Product(const Matrix& x, const Matrix& y, bool with_bias) const {
     bias = parameters.Acquire(bias_);
     bias = bias.View({bias.elements()});
   }
-  MatMul(*context_->stream, x, Transpose::kNo, w,
-         layout_ == Layout::kOutIn ? Transpose::kYes : Transpose::kNo, y, false, bias);
+  body(w, layout_ == Layout::kOutIn ? Transpose::kYes : Transpose::kNo, bias);
   if (with_bias) parameters.Release(bias_);
   parameters.Release(weight_);
+}
+
+void Linear::Product(const Matrix& x, const Matrix& y, bool with_bias) const {
+  WithParameters(with_bias, [&](const Matrix& w, Transpose turn, const Tensor& bias) {
+    MatMul(*context_->stream, x, Transpose::kNo, w, turn, y, false, bias);
+  });
+}
+
+void Linear::ForwardGelu(const Matrix& x, const Tensor& pre, const Tensor& y) const {
+  WithParameters(has_bias(), [&](const Matrix& w, Transpose turn, const Tensor& bias) {
+    MatMulGelu(*context_->stream, x, w, turn, bias, pre, y);
+  });
+}
+
+void Linear::BackwardInputGelu(const Matrix& dy, const Tensor& pre, const Tensor& dpre) const {
+  const Matrix w = Matrix::OfRows(context_->parameters->Acquire(weight_));
+  MatMulGeluBackward(*context_->stream, dy, w,
+                     layout_ == Layout::kOutIn ? Transpose::kNo : Transpose::kYes, pre, dpre);
+  context_->parameters->Release(weight_);
 }
 
 void Linear::BackwardInput(const Matrix& dy, const Matrix& dx, bool accumulate) const {
