@@ -108,6 +108,9 @@ void CoordinatorState::OnStepReport(WorkerId id, const proto::ToCoordinator& mes
   label_tokens_ = metrics.tokens;
   committed_ = metrics.step;
   Emit(WriteMetrics{metrics});
+  if (const auto spike = spikes_.Add(metrics.step, metrics.loss)) {
+    EmitEvent("spike", metrics.step, *spike);
+  }
   Emit(WriteJournal{{"committed", options_.generation, committed_, "all workers reported"}});
   GrantBudget();
   FinishIfDone();

@@ -205,7 +205,7 @@ class CoordinatorServer::Impl {
     if (!options_.progress) return;
     // worker_lost and corruption repeat in the line of the stop that they cause.
     if (event.kind == "checkpoint_failed" || event.kind == "promise_ended" ||
-        event.kind == "hang" || event.kind == "straggler" ||
+        event.kind == "hang" || event.kind == "straggler" || event.kind == "spike" ||
         (event.kind == "worker_lost" && state_->stage() == CoordinatorState::Stage::kRunning)) {
       progress_.Say(StrCat("step ", event.step, ": ", event.kind, ": ", event.reason));
     }

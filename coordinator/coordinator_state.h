@@ -15,6 +15,7 @@
 #include "coordinator/checkpoint_ledger.h"
 #include "coordinator/control_types.h"
 #include "coordinator/liveness.h"
+#include "coordinator/spike_detector.h"
 #include "coordinator/step_ledger.h"
 
 namespace trireme {
@@ -99,6 +100,7 @@ class CoordinatorState {
   std::optional<Micros> started_;
   std::map<WorkerId, Worker> workers_;
   Liveness liveness_;
+  SpikeDetector spikes_;
 
   int64_t committed_ = 0;
   int64_t budget_ = 0;

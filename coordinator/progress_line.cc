@@ -38,7 +38,9 @@ std::string DurationText(double seconds) {
 
 std::string ProgressText(const StepMetrics& metrics, int64_t steps_total, double seconds_left) {
   char loss[32];
-  snprintf(loss, sizeof(loss), "%.4f", metrics.loss);
+  // Whatever the sign of what is not a number.
+  snprintf(loss, sizeof(loss), "%.4f",
+           std::isnan(metrics.loss) ? std::fabs(metrics.loss) : metrics.loss);
   std::string text = StrCat("step ", metrics.step, "/", steps_total, "  loss ", loss, "  ",
                             WithCommas(std::llround(metrics.tokens_per_second)), " tokens/s");
   if (metrics.mfu) text += StrCat("  ", std::llround(*metrics.mfu * 100), " % of peak");

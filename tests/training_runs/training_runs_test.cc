@@ -166,6 +166,18 @@ TEST_F(TrainingRunsTest, AnotherTensorDegreeEndsThePromiseOfEqualBits) {
   EXPECT_THAT(outcome.err, HasSubstr("promise_ended: equal bits"));
 }
 
+TEST_F(TrainingRunsTest, ASpikeIsTold) {
+  const Outcome outcome = Train(
+      "--set run.dir=wild --set optimizer.lr=1e30 --set lr_schedule.steps=4 "
+      "--set validation.every_steps=0");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  const nlohmann::json spike = LastEvent("wild", "spike");
+  ASSERT_FALSE(spike.is_null());
+  EXPECT_THAT(spike["reason"].get<std::string>(), HasSubstr("is not a number: the weights are"));
+  EXPECT_THAT(outcome.err, HasSubstr("spike: the loss of step"));
+  EXPECT_THAT(outcome.err, HasSubstr("loss nan "));
+}
+
 TEST_F(TrainingRunsTest, TooFewProcessesAreRefusedWithTheArithmetic) {
   const Outcome outcome = Train("--set layout.data=4", Mpirun(3));
   EXPECT_EQ(outcome.exit_code, 2);
