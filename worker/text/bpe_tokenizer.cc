@@ -11,6 +11,7 @@
 
 #include "cluster/base/checksum.h"
 #include "worker/text/added_tokens.h"
+#include "worker/text/bpe_borders.h"
 #include "worker/text/normalize_nfc.h"
 #include "worker/text/pretokenize.h"
 #include "worker/text/token_index.h"
@@ -37,6 +38,8 @@ class BpeTokenizer : public Tokenizer {
       for (const int32_t id : definition_.byte_ids) {
         if (id >= 0) usable[id] = false;
       }
+    } else if (std::ranges::all_of(definition_.byte_ids, [](int32_t id) { return id >= 0; })) {
+      borders_ = BpeBorders(definition_.merges, definition_.tokens);
     }
     index_ = TokenIndex(definition_.tokens, usable);
   }
@@ -99,6 +102,7 @@ class BpeTokenizer : public Tokenizer {
   struct Scratch {
     BpeMerger::Scratch merge;
     WordCache cache;
+    std::vector<int32_t> parts;  // ids of the parts of a word
     std::string normalized, prefixed;
     std::array<size_t, kPiecesABlock> ends;
   };
@@ -122,11 +126,15 @@ class BpeTokenizer : public Tokenizer {
   void EncodeWords(std::string_view text, const PreTokenizer& words, Scratch* scratch,
                    std::vector<int32_t>* ids) const;
   void MergeWord(std::string_view word, Scratch* scratch) const;
+  void MergeParts(std::string_view word, Scratch* scratch) const;
+  void MergePart(std::string_view part, const char* word_end, Scratch* scratch) const;
+  void MergeBytes(std::string_view bytes, Scratch* scratch) const;
   void SymbolsOfCharacters(std::string_view word, std::vector<int32_t>* symbols) const;
 
   BpeDefinition definition_;
   std::vector<std::unique_ptr<PreTokenizer>> stages_;
   BpeMerger merger_;
+  BpeBorders borders_;  // of words that are merged from bytes
   AddedTokenFinder added_;
   TokenIndex index_;
   mutable std::mutex mutex_;
@@ -226,14 +234,61 @@ void BpeTokenizer::MergeWord(std::string_view word, Scratch* scratch) const {
   }
   if (definition_.kind == BpeDefinition::Kind::kSentencePiece) {
     SymbolsOfCharacters(word, &symbols);
+    merger_.Merge(&scratch->merge);
+  } else if (borders_.defined()) {
+    MergeParts(word, scratch);
   } else {
-    symbols.reserve(word.size());
-    for (const char c : word) {
-      const int32_t id = definition_.byte_ids[static_cast<uint8_t>(c)];
-      if (id >= 0) symbols.push_back(id);
-    }
+    MergeBytes(word, scratch);
+  }
+}
+
+void BpeTokenizer::MergeBytes(std::string_view bytes, Scratch* scratch) const {
+  std::vector<int32_t>& symbols = scratch->merge.symbols;
+  symbols.clear();
+  symbols.reserve(bytes.size());
+  for (const char c : bytes) {
+    const int32_t id = definition_.byte_ids[static_cast<uint8_t>(c)];
+    if (id >= 0) symbols.push_back(id);
   }
   merger_.Merge(&scratch->merge);
+}
+
+// Cuts at borders that no merge can cross: a part is short, and comes again more often than a word.
+void BpeTokenizer::MergeParts(std::string_view word, Scratch* scratch) const {
+  scratch->parts.clear();
+  const char* const end = word.data() + word.size();
+  const char* part = word.data();
+  for (const char* at = part; end - at >= 6;) {
+    if (!BpeBorders::IsThreeBytes(*at)) {
+      ++at;  // bytes inside other characters are no leads
+      continue;
+    }
+    at += 3;
+    if (!BpeBorders::IsThreeBytes(*at) || borders_.MayCross(at)) continue;
+    MergePart({part, static_cast<size_t>(at - part)}, end, scratch);
+    part = at;
+  }
+  if (part == word.data()) return MergeBytes(word, scratch);
+  MergePart({part, static_cast<size_t>(end - part)}, end, scratch);
+  scratch->merge.symbols.swap(scratch->parts);
+}
+
+void BpeTokenizer::MergePart(std::string_view part, const char* word_end, Scratch* scratch) const {
+  std::vector<int32_t>& ids = scratch->parts;
+  WordCache::Entry* entry = nullptr;
+  WordCache::Key key{};
+  if (part.size() <= WordCache::kBytesMax) {
+    key = WordCache::MakeKey(part, word_end);
+    key.high |= WordCache::kPart;
+    entry = &scratch->cache.At(key);
+    if (entry->Is(key)) {
+      ids.insert(ids.end(), entry->ids, entry->ids + entry->count);
+      return;
+    }
+  }
+  MergeBytes(part, scratch);
+  if (entry != nullptr) entry->Set(key, scratch->merge.symbols);
+  ids.insert(ids.end(), scratch->merge.symbols.begin(), scratch->merge.symbols.end());
 }
 
 // SentencePiece starts from characters; one that is no piece falls back to its bytes.

@@ -15,6 +15,8 @@ class WordCache {
  public:
   static constexpr size_t kBytesMax = 15;
   static constexpr size_t kIdsMax = 3;
+  // In Key::high: a part of a word, whose ids may be others than those of the same bytes as a word.
+  static constexpr uint64_t kPart = uint64_t{0x80} << 56;
 
   // The bytes of a word padded with zeros; the last byte is its length.
   struct Key {
