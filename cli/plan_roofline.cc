@@ -55,12 +55,10 @@ class StepKernels {
       Product("gate and up", 2 * inner_, hidden_, per_layer, again);
       Memory("swiglu forward", per_layer * cheap_again, 3 * t * Wide(inner_));
       Memory("swiglu backward", per_layer, 5 * t * Wide(inner_));
+      Product("down", hidden_, inner_, per_layer, again);
     } else {
-      Product("up", inner_, hidden_, per_layer, again);
-      Memory("gelu forward", per_layer * cheap_again, 2 * t * Wide(inner_));
-      Memory("gelu backward", per_layer, 3 * t * Wide(inner_));
+      Gelu(per_layer, again);
     }
-    Product("down", hidden_, inner_, per_layer, again);
     Memory("norm backward", 2 * per_layer, norm);
     Product("head", vocabulary_, hidden_, microbatches_, 1);
     // Logits are read for the statistics, and read and overwritten by their gradient.
@@ -97,15 +95,37 @@ class StepKernels {
     Add(name, Kind::kMemory, calls, 0, bytes_each);
   }
 
+  // The products around GELU do it in passing where MatMulGelu's epilogue takes them: the activated
+  // rows are written beside the sums, and the sums are read beside the gradients.
+  void Gelu(int64_t calls, int64_t forwards) {
+    const double rows = static_cast<double>(tokens_) * Wide(inner_);
+    const bool epilogue = request_.compute == DType::kBF16 && inner_ % 8 == 0;
+    const double beside = epilogue ? rows : 0;
+    Product("up", inner_, hidden_, calls, forwards, {.forward = beside});
+    if (!epilogue) Memory("gelu forward", calls * forwards, 2 * rows);
+    if (recompute_ == Recompute::kSelective) Memory("gelu again", calls, 2 * rows);
+    if (!epilogue) Memory("gelu backward", calls, 3 * rows);
+    Product("down", hidden_, inner_, calls, forwards, {.input_gradient = beside});
+  }
+
+  struct BytesBeside {  // of a product's own
+    double forward = 0, input_gradient = 0;
+  };
+
   // y [T, out] = x [T, in] w [out, in]; dx = dy w; dw += dy x, in f32.
-  void Product(const std::string& name, int64_t out, int64_t in, int64_t calls, int64_t forwards) {
+  void Product(const std::string& name, int64_t out, int64_t in, int64_t calls, int64_t forwards,
+               const BytesBeside& beside) {
     const double t = static_cast<double>(tokens_);
     const double weights = static_cast<double>(out * in);
     const double flop = 2 * t * weights;
     const double operands = t * Wide(out + in) + weights * width_;
-    Add(name + " forward", Kind::kProduct, calls * forwards, flop, operands);
-    Add(name + " input gradient", Kind::kProduct, calls, flop, operands);
+    Add(name + " forward", Kind::kProduct, calls * forwards, flop, operands + beside.forward);
+    Add(name + " input gradient", Kind::kProduct, calls, flop, operands + beside.input_gradient);
     Add(name + " weight gradient", Kind::kProduct, calls, flop, t * Wide(out + in) + 8 * weights);
+  }
+
+  void Product(const std::string& name, int64_t out, int64_t in, int64_t calls, int64_t forwards) {
+    Product(name, out, in, calls, forwards, BytesBeside());
   }
 
   // Two products of half the square; five, of which one is made again, in the backward pass.

@@ -87,6 +87,35 @@ program_gib: 0.25
 reach: {products: 0.5, memory: 0.8}
 )";
 
+TEST_F(PlanTest, GeluIsPartOfItsProductsInBf16) {
+  place_.Write("machine.yaml", kMachine);
+  const std::string gpt2 =
+      "--machine machine.yaml --set layout.data=1 --set layout.tensor=1 --set model.family=gpt2 "
+      "--set model.num_key_value_heads=4 ";
+  const auto kernels = [&](const std::string& options) {
+    std::map<std::string, double> bytes;
+    const json plan = Plan(gpt2 + options);
+    for (const json& kernel : plan["machine"]["kernels"]) {
+      bytes[kernel["kernel"]] = kernel["bytes"];
+    }
+    return bytes;
+  };
+  // 64 calls; products of 32 tokens, 64 columns and 96.
+  auto f32 = kernels("");
+  EXPECT_EQ(f32.at("up forward"), 64 * 4.0 * (32 * (96 + 64) + 96 * 64));
+  EXPECT_EQ(f32.at("gelu forward"), 64 * 4.0 * 2 * 32 * 96);
+  EXPECT_EQ(f32.at("gelu backward"), 64 * 4.0 * 3 * 32 * 96);
+  auto bf16 = kernels("--set precision.compute=bfloat16");
+  EXPECT_EQ(bf16.at("up forward"), 64 * 2.0 * (32 * (96 + 64) + 96 * 64 + 32 * 96));
+  EXPECT_EQ(bf16.at("down input gradient"), 64 * 2.0 * (32 * (96 + 64) + 96 * 64 + 32 * 96));
+  EXPECT_EQ(bf16.at("down forward"), 64 * 2.0 * (32 * (96 + 64) + 96 * 64));
+  EXPECT_FALSE(bf16.contains("gelu forward"));
+  EXPECT_FALSE(bf16.contains("gelu backward"));
+  EXPECT_EQ(
+      kernels("--set precision.compute=bfloat16 --set layout.recompute=selective").at("gelu again"),
+      64 * 2.0 * 2 * 32 * 96);
+}
+
 TEST_F(PlanTest, AMachineOfAFileGivesEveryKernelItsRoofline) {
   place_.Write("machine.yaml", kMachine);
   const std::string alone = "--machine machine.yaml --set layout.data=1 --set layout.tensor=1";
