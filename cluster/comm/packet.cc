@@ -59,7 +59,7 @@ Packet AnnouncePacket(const Transfer& transfer, bool with_segments) {
   return packet;
 }
 
-StreamLayout AnnouncedSegments(const Packet& packet) {
+StreamLayout AnnouncedSegments(std::span<const std::byte> packet) {
   std::vector<StreamLayout::Segment> segments((packet.size() - sizeof(PacketHeader)) /
                                               sizeof(StreamLayout::Segment));
   std::memcpy(segments.data(), packet.data() + sizeof(PacketHeader),

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "cluster/comm/message_transport.h"
@@ -52,7 +53,7 @@ void WriteHeader(const PacketHeader& header, Packet* packet);
 Packet EagerPacket(const Transfer& transfer, Packet packet);
 // The addresses of a transfer's segments behind a header, and back.
 Packet AnnouncePacket(const Transfer& transfer, bool with_segments);
-StreamLayout AnnouncedSegments(const Packet& packet);
+StreamLayout AnnouncedSegments(std::span<const std::byte> packet);
 // True when the segments' addresses fit a packet; the same at both ends.
 bool SegmentsFitPacket(const Transfer& transfer);
 

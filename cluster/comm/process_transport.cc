@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <deque>
 
 namespace trireme {
 namespace {
@@ -34,7 +33,7 @@ struct ChunkNotes : Transfer::Notes {
     int64_t end;
     bool moved;
   };
-  std::deque<Chunk> chunks;  // asked for, and not yet part of `done`
+  std::vector<Chunk> chunks;  // asked for, and not yet part of `done`
   int in_flight = 0;
   std::shared_ptr<void> holder;  // set when dropped
   bool dropped = false;
@@ -222,7 +221,7 @@ void ProcessTransport::Grant(Transfer* send, const PacketHeader& header) {
 }
 
 void ProcessTransport::Deliver(Transfer* receive, const PacketHeader& header,
-                               const Packet& packet) {
+                               std::span<const std::byte> packet) {
   receive->heard = true;
   const PeerKey key{receive->peer, receive->key};
   if (header.bytes != receive->layout.bytes() || header.operation != receive->operation) {
@@ -316,7 +315,7 @@ void ProcessTransport::ToReceiver(const PeerKey& key, const PacketHeader& header
   }
   Transfer* receive = found->second;
   if (header.type != PacketType::kReady) {
-    Deliver(receive, header, Packet(packet.begin(), packet.begin() + bytes));
+    Deliver(receive, header, std::span(packet).first(bytes));
     return;
   }
   if (ChunkNotes& notes = NotesOf(*receive); notes.remote.bytes() > 0) {
@@ -354,7 +353,7 @@ void ProcessTransport::OnChunk(Transfer* transfer, int64_t end, const std::strin
   for (auto& chunk : notes.chunks) chunk.moved = chunk.moved || chunk.end == end;
   while (!notes.chunks.empty() && notes.chunks.front().moved) {
     transfer->done = notes.chunks.front().end;
-    notes.chunks.pop_front();
+    notes.chunks.erase(notes.chunks.begin());  // of kChunksInFlight at most
   }
   PostChunks(transfer);
   if (transfer->done < transfer->layout.bytes()) return;

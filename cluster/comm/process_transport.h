@@ -14,6 +14,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -65,7 +66,7 @@ class ProcessTransport final : public MessageTransport {
   void PostChunks(Transfer* transfer);
   void Grant(Transfer* send, const PacketHeader& header);
   // What a packet means for a posted receive: the message, its announcement, or a mismatch.
-  void Deliver(Transfer* receive, const PacketHeader& header, const Packet& packet);
+  void Deliver(Transfer* receive, const PacketHeader& header, std::span<const std::byte> packet);
   void OnPacket(int source, const Packet& packet, int64_t bytes);
   void ToReceiver(const PeerKey& key, const PacketHeader& header, const Packet& packet,
                   int64_t bytes);
