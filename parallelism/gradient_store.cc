@@ -170,13 +170,31 @@ Result<double> ShardedParameterStore::GlobalNorm(const SumsOfSquaresFunction& su
   return std::sqrt(total);
 }
 
-const double* ShardedParameterStore::FillNormTable(const SumsOfSquaresFunction& sums_of_squares) {
-  double* sums = reinterpret_cast<double*>(norm_table_.data());
+// Accumulators are others after a step that was abandoned.
+void ShardedParameterStore::MakeNormRanges() {
+  if (norm_ranges_of_ == reducer_.address()) return;
+  norm_ranges_of_ = reducer_.address();
+  auto* sums = reinterpret_cast<double*>(norm_table_.data());
+  std::vector<NormRange> ranges;
   for (const NormBlocks& blocks : norm_blocks_) {
-    sums_of_squares(reducer_.Reduced(layout_.locals[blocks.local]), blocks.edges,
-                    sums + blocks.first);
+    const float* gradient = reducer_.Reduced(layout_.locals[blocks.local]);
+    for (size_t i = 0; i + 1 < blocks.edges.size(); ++i) {
+      const int64_t begin = blocks.edges[i];
+      ranges.push_back({gradient + begin, blocks.edges[i + 1] - begin,
+                        sums + blocks.first + static_cast<int64_t>(i)});
+    }
   }
-  return sums;
+  const auto bytes = static_cast<int64_t>(ranges.size() * sizeof(NormRange));
+  if (norm_ranges_.bytes() != bytes) norm_ranges_ = Buffer(bytes, stream_->device(), "norm");
+  stream_->Copy(norm_ranges_.data(), ranges.data(), bytes);
+  stream_->Synchronize();
+}
+
+const double* ShardedParameterStore::FillNormTable(const SumsOfSquaresFunction& sums_of_squares) {
+  MakeNormRanges();
+  sums_of_squares(reinterpret_cast<const NormRange*>(norm_ranges_.data()),
+                  norm_ranges_.bytes() / static_cast<int64_t>(sizeof(NormRange)));
+  return reinterpret_cast<const double*>(norm_table_.data());
 }
 
 void ShardedParameterStore::EnqueueNorm(const SumsOfSquaresFunction& sums_of_squares,

@@ -12,6 +12,7 @@
 #include "cluster/device/stream.h"
 #include "parallelism/gradient_reducer.h"
 #include "parallelism/leaf_plan.h"
+#include "parallelism/norm_range.h"
 #include "parallelism/parameter_layout.h"
 #include "parallelism/parameters.h"
 #include "parallelism/phase_hook.h"
@@ -42,10 +43,8 @@ struct UpdateSlice {
 };
 // Called once a step with all slices; element-wise work only.
 using UpdateFunction = std::function<void(std::span<const UpdateSlice>)>;
-// out[i] = sum of squares of x[edges[i]] .. x[edges[i + 1] - 1] in f64, in a fixed order. `out` is
-// memory of x's device.
-using SumsOfSquaresFunction =
-    std::function<void(const float* x, std::span<const int64_t> edges, double* out)>;
+// Sums the squares of each range, in a fixed order. `ranges`: memory of the device.
+using SumsOfSquaresFunction = std::function<void(const NormRange* ranges, int64_t count)>;
 
 // Enqueues what makes the norm of a table of sums on the device: the root of the sum of all rows,
 // row i being entries row_ends[i - 1] .. row_ends[i] - 1, each row summed first, in order. Memory
@@ -129,6 +128,7 @@ class ShardedParameterStore final : public ParameterStore {
   std::vector<StateTensor> StateOf(const LocalParameter& local, RowRange rows, bool moments) const;
   Status GatherWeights(StateSlot& slot, Micros timeout);
   void MakeNormTable();
+  void MakeNormRanges();
   const double* FillNormTable(const SumsOfSquaresFunction& sums_of_squares);
 
   std::vector<ParameterSpec> specs_;
@@ -152,6 +152,8 @@ class ShardedParameterStore final : public ParameterStore {
     std::vector<int64_t> edges;  // elements of the local region
   };
   std::vector<NormBlocks> norm_blocks_;
+  Buffer norm_ranges_;                    // NormRange of each own block, on the stream's device
+  const void* norm_ranges_of_ = nullptr;  // the accumulators that they point at
   int64_t norm_table_size_ = 0;
   Buffer norm_row_ends_;  // i64, there too
   Buffer norm_table_;     // f64 on the stream's device; what is not this rank's stays zero

@@ -34,7 +34,7 @@ void AddEntries(ParameterLayout* layout) {
       for (int role : local.roles) {
         if ((role > 0) != later_roles) continue;
         local.entries.push_back(static_cast<int>(layout->entries.size()));
-        const int64_t offset = Take(&layout->gradients, local.elements());
+        const int64_t offset = Take(&layout->gradients, local.padded_elements());
         layout->entries.push_back({static_cast<int>(i), role, offset, local.elements(), 0});
       }
     }
@@ -87,9 +87,10 @@ ParameterLayout MakeParameterLayout(const std::vector<ParameterSpec>& specs, con
     local.row_elements = ElementCount({local.region.extent.begin() + 1, local.region.extent.end()});
     local.owned_by = OwnersOf(spec, local.region, mesh, rank);
     local.updated = zero_level > 0 ? local.owned_by[data_index] : RowRange{0, local.rows};
+    local.padded_rows = IsMatrix(spec) ? PaddedRows(local.rows) : local.rows;
     local.bf16 = bf16 && IsMatrix(spec);
     local.weight_offset =
-        Take(local.bf16 ? &layout.weights_bf16 : &layout.weights_f32, local.elements());
+        Take(local.bf16 ? &layout.weights_bf16 : &layout.weights_f32, local.padded_elements());
     if (local.bf16) local.master_offset = Take(&layout.masters, local.updated_elements());
     local.moment_offset = Take(&layout.moments, local.updated_elements());
     layout.local_of[id] = static_cast<int>(layout.locals.size());

@@ -20,8 +20,9 @@ struct RowRange {
 // A parameter of this rank's pipeline stage. Offsets count elements and are multiples of 16.
 struct LocalParameter {
   ParamId id;
-  Box region;        // of the global tensor
-  int64_t rows = 0;  // of the region
+  Box region;               // of the global tensor
+  int64_t rows = 0;         // of the region
+  int64_t padded_rows = 0;  // with the room behind them: see kRowStep
   int64_t row_elements = 0;
   std::vector<RowRange> owned_by;  // rows by data index: OwnedRegion
   RowRange updated;                // rows that this rank updates: owned with ZeRO, else all
@@ -33,6 +34,7 @@ struct LocalParameter {
   std::vector<int> entries;        // gradient entry of each of these roles
 
   int64_t elements() const { return rows * row_elements; }
+  int64_t padded_elements() const { return padded_rows * row_elements; }
   int64_t updated_elements() const { return (updated.end - updated.begin) * row_elements; }
 };
 

@@ -11,6 +11,11 @@
 namespace trireme {
 
 using ParamId = int;
+// Behind the rows (dim 0) of a matrix there is memory up to a multiple of so many rows: zeros
+// behind weights, which may be read, and room behind accumulators, which may be written. Products
+// on GPUs want such sizes; nothing else looks there.
+inline constexpr int64_t kRowStep = 8;
+inline int64_t PaddedRows(int64_t rows) { return (rows + kRowStep - 1) / kRowStep * kRowStep; }
 // A microbatch of the global batch: 0 .. m-1 in every step.
 using MicrobatchId = int;
 

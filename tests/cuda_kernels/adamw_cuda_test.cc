@@ -134,29 +134,40 @@ TEST(CudaAdamWRoundedTest, BitsAreThoseOfTheCpuWhateverTheCuts) {
   }
 }
 
+// Sums of squares of consecutive ranges of x.
+std::vector<double> SumsOfRanges(Stream& gpu, const float* x, const std::vector<int64_t>& edges) {
+  const auto count = static_cast<int64_t>(edges.size()) - 1;
+  const Buffer sums(count * 8, gpu.device());
+  const Buffer table(count * static_cast<int64_t>(sizeof(NormRange)), gpu.device());
+  std::vector<NormRange> ranges;
+  for (int64_t r = 0; r < count; ++r) {
+    ranges.push_back(
+        {x + edges[r], edges[r + 1] - edges[r], reinterpret_cast<double*>(sums.data()) + r});
+  }
+  gpu.Copy(table.data(), ranges.data(), table.bytes());
+  SumsOfSquares(gpu, reinterpret_cast<const NormRange*>(table.data()), count);
+  std::vector<double> made(count, -1);
+  gpu.Copy(made.data(), sums.data(), sums.bytes());
+  gpu.Synchronize();
+  return made;
+}
+
 TEST(CudaSumsOfSquaresTest, RangesAreSummedInDoubleInAnOrderOfTheirOwn) {
   Stream gpu(Gpu{});
   const Owned x = Owned::Random(DType::kF32, {60000}, 5);
-  // More ranges than one launch takes, empty ones, and one of several blocks.
+  // Empty ranges too, and one that a block takes in several rounds.
   std::vector<int64_t> edges = {0, 1, 17, 17, 5000, 50003};
   while (edges.size() < 80) edges.push_back(edges.back() + 13);
-  const int64_t ranges = static_cast<int64_t>(edges.size()) - 1;
-  std::vector<double> sums(ranges, -1), moved(ranges, -1);
   const OnGpu aligned(gpu, x), offset(gpu, x, 1);
-  SumsOfSquares(gpu, aligned.as<float>(), edges, sums.data());
-  SumsOfSquares(gpu, offset.as<float>(), edges, moved.data());
-  gpu.Synchronize();
-  for (int64_t r = 0; r < ranges; ++r) {
+  const std::vector<double> sums = SumsOfRanges(gpu, aligned.as<float>(), edges);
+  for (size_t r = 0; r < sums.size(); ++r) {
     double expected = 0;
     for (int64_t i = edges[r]; i < edges[r + 1]; ++i) expected += x.At(i) * x.At(i);
     EXPECT_NEAR(sums[r], expected, 1e-12 * expected) << r;
   }
-  EXPECT_EQ(sums, moved);
+  EXPECT_EQ(SumsOfRanges(gpu, offset.as<float>(), edges), sums);
   // A range's bits do not depend on those it is asked with.
-  double alone = -1;
-  SumsOfSquares(gpu, aligned.as<float>() + 5000, std::vector<int64_t>{0, 45003}, &alone);
-  gpu.Synchronize();
-  EXPECT_EQ(alone, sums[4]);
+  EXPECT_EQ(SumsOfRanges(gpu, aligned.as<float>() + 5000, {0, 45003})[0], sums[4]);
 }
 
 StepNumbers Finish(Stream& gpu, const std::vector<double>& table,

@@ -64,9 +64,9 @@ class Trained {
     }
     CHECK(store_.FinishReduction(kTimeout).ok());
     Step step;
-    step.norm = *store_.GlobalNorm([this](const float* x, std::span<const int64_t> edges,
-                                          double* out) { SumsOfSquares(stream_, x, edges, out); },
-                                   kTimeout);
+    step.norm = *store_.GlobalNorm(
+        [this](const NormRange* ranges, int64_t count) { SumsOfSquares(stream_, ranges, count); },
+        kTimeout);
     step.losses = stage_.TakeLosses();
     store_.Discard();
     return step;

@@ -32,6 +32,8 @@ void WriteGradients(ShardedParameterStore* store, const ProcessGroups& groups) {
                    reinterpret_cast<std::byte*>(own.data()), 4);
         float* out = sink.accumulator.as<float>();
         for (size_t i = 0; i < own.size(); ++i) out[i] = sink.accumulate ? out[i] + own[i] : own[i];
+        // The room behind a matrix may be written, and counts nowhere.
+        for (int64_t i = local.elements(); i < local.padded_elements(); ++i) out[i] = 1e9f;
         store->GradientDone(local.id, role, microbatch);
       }
     }
@@ -148,6 +150,32 @@ TEST(GradientStoreTest, SumsFollowTheDocumentedOrder) {
         }
       }
     }
+  }
+}
+
+TEST(GradientStoreTest, BehindTheRowsOfAMatrixThereAreZeros) {
+  for (const DType compute : {DType::kF32, DType::kBF16}) {
+    OnMesh(Mesh(1, 1, 1), nullptr, [&](ProcessGroups* groups) {
+      Stream stream(1);
+      StoreOptions options = Options(0);
+      options.compute = compute;
+      ShardedParameterStore store(Zoo(1, 1), groups, &stream, options);
+      for (int step = 1; step <= 2; ++step) {
+        WriteGradients(&store, *groups);
+        ASSERT_TRUE(store.FinishReduction(kTimeout).ok());
+        const auto update = [](std::span<const UpdateSlice> slices) {
+          toy::AdamStep(slices, 1.0, 1);
+        };
+        ASSERT_TRUE(store.Update(update, kTimeout).ok());
+        store.Commit(step);
+        store.BeginStep();
+        const Tensor table = store.Acquire(0);
+        ASSERT_EQ(table.shape(), (Shape{9, 4}));
+        const std::byte* behind = table.bytes_data() + table.bytes();
+        const int64_t bytes = (PaddedRows(9) - 9) * 4 * ByteSize(compute);
+        for (int64_t i = 0; i < bytes; ++i) ASSERT_EQ(behind[i], std::byte{0}) << i;
+      }
+    });
   }
 }
 

@@ -51,11 +51,13 @@ inline void AdamStep(std::span<const UpdateSlice> slices, double norm, int t) {
   }
 }
 
-inline void SumSquares(const float* x, std::span<const int64_t> edges, double* out) {
-  for (size_t b = 0; b + 1 < edges.size(); ++b) {
+inline void SumSquares(const NormRange* ranges, int64_t count) {
+  for (int64_t r = 0; r < count; ++r) {
     double sum = 0;
-    for (int64_t i = edges[b]; i < edges[b + 1]; ++i) sum += double{x[i]} * double{x[i]};
-    out[b] = sum;
+    for (int64_t i = 0; i < ranges[r].elements; ++i) {
+      sum += double{ranges[r].x[i]} * double{ranges[r].x[i]};
+    }
+    *ranges[r].sum = sum;
   }
 }
 

@@ -182,20 +182,24 @@ TEST(AdamWTest, EqualsTheFixture) {
 TEST(SumsOfSquaresTest, RangesAreSummedInDoubleWhateverTheThreads) {
   const Floats x = Random(kElements, 5);
   const std::vector<int64_t> edges = {0, 1, 17, 17, 5000, kElements};
-  std::vector<double> first(5, -1);
-  Stream one(1);
-  SumsOfSquares(one, x.data(), edges, first.data());
+  const auto sums_on = [&](int threads) {
+    std::vector<double> sums(5, -1);
+    std::vector<NormRange> ranges;
+    for (size_t i = 0; i < sums.size(); ++i) {
+      ranges.push_back({x.data() + edges[i], edges[i + 1] - edges[i], &sums[i]});
+    }
+    Stream stream(threads);
+    SumsOfSquares(stream, ranges.data(), 5);
+    return sums;
+  };
+  const std::vector<double> first = sums_on(1);
   for (size_t i = 0; i + 1 < edges.size(); ++i) {
     double sum = 0;
     for (int64_t j = edges[i]; j < edges[i + 1]; ++j) sum += static_cast<double>(x[j]) * x[j];
     EXPECT_NEAR(first[i], sum, 1e-12 * sum) << i;
   }
-  for (int threads = 2; threads <= 3; ++threads) {
-    Stream stream(threads);
-    std::vector<double> sums(5);
-    SumsOfSquares(stream, x.data(), edges, sums.data());
-    EXPECT_EQ(sums, first);
-  }
+  EXPECT_EQ(sums_on(2), first);
+  EXPECT_EQ(sums_on(3), first);
 }
 
 }  // namespace

@@ -78,7 +78,8 @@ Result<std::unique_ptr<FrozenParameters>> FrozenParameters::Load(
     if (std::find(spec.stages.begin(), spec.stages.end(), stage) == spec.stages.end()) continue;
     const Box region = LocalRegion(spec.shape, spec.placement, mesh, rank);
     const DType dtype = TypeOf(spec, compute);
-    Buffer memory(region.elements() * ByteSize(dtype), stream.device(), "weights");
+    const int64_t rows = region.extent[0], row_elements = region.elements() / rows;
+    Buffer memory(PaddedRows(rows) * row_elements * ByteSize(dtype), stream.device(), "weights");
     store->tensors_[id] = memory.AsTensor(dtype, region.extent);
     const Tensor& target = store->tensors_[id];
     if (stream.device() != DeviceKind::kCpu) {

@@ -54,18 +54,27 @@ __device__ __forceinline__ void UpdateElement(const AdamWFactors& f, float keep,
   p = fmaf(__fdiv_rn(m, root), -f.rate, __fmul_rn(p, keep));
 }
 
-__device__ __forceinline__ void UpdatePack(const AdamWSlice& s, int64_t i, const AdamWFactors& f,
-                                           float keep, BFloat16* compute) {
-  const Pack<float> gradient = LoadPack(s.gradient + i);
-  Pack<float> p = LoadPack(s.p + i), m = LoadPack(s.m + i), v = LoadPack(s.v + i);
-  for (int j = 0; j < Pack<float>::kSize; ++j) {
-    UpdateElement(f, keep, gradient[j], p[j], m[j], v[j]);
-    compute[j] = RoundTo<BFloat16>(p[j]);
+// Four consecutive elements: a warp's are side by side, 512 bytes an access.
+struct FourOfState {
+  Pack<float> gradient, p, m, v;
+
+  __device__ __forceinline__ void Load(const AdamWSlice& s, int64_t i) {
+    gradient = LoadPack(s.gradient + i);
+    p = LoadPack(s.p + i);
+    m = LoadPack(s.m + i);
+    v = LoadPack(s.v + i);
   }
-  StorePack(s.p_next + i, p);
-  StorePack(s.m_next + i, m);
-  StorePack(s.v_next + i, v);
-}
+  __device__ __forceinline__ void UpdateAndStore(const AdamWSlice& s, int64_t i,
+                                                 const AdamWFactors& f, float keep) {
+    for (int j = 0; j < Pack<float>::kSize; ++j) {
+      UpdateElement(f, keep, gradient[j], p[j], m[j], v[j]);
+    }
+    StorePack(s.p_next + i, p);
+    StorePack(s.m_next + i, m);
+    StorePack(s.v_next + i, v);
+    if (s.p_compute != nullptr) StoreFour(s.p_compute + i, p.values);
+  }
+};
 
 // Factors as arguments of a launch, and as numbers that the device has.
 struct GivenFactors {
@@ -77,12 +86,12 @@ struct FactorsOnDevice {
   __device__ __forceinline__ AdamWFactors Get() const { return *factors; }
 };
 
-// As AdamW. Eight elements a thread at a time where they come in packs.
+// As AdamW. Twice four elements a thread at a time where they come in packs.
 template <int kThreads, typename Factors>
 __global__ __launch_bounds__(kThreads) void AdamWKernel(const SliceTable<AdamWSlice> table,
                                                         const Factors factors) {
   const AdamWFactors f = factors.Get();
-  constexpr int kStep = Pack<BFloat16>::kSize;
+  constexpr int kStep = Pack<float>::kSize;
   const int index = SliceOfBlock(table);
   const AdamWSlice& s = table.slices[index];
   const float keep = s.decay ? f.keep : 1.0f;
@@ -90,11 +99,13 @@ __global__ __launch_bounds__(kThreads) void AdamWKernel(const SliceTable<AdamWSl
       static_cast<int64_t>(blockIdx.x - table.first_block[index]) * kUpdateElements;
   const int64_t end = min(s.n, begin + kUpdateElements);
   const int64_t packed_end = table.packed[index] ? end - (end - begin) % kStep : begin;
-  for (int64_t i = begin + threadIdx.x * kStep; i < packed_end; i += kThreads * kStep) {
-    Pack<BFloat16> compute;
-    UpdatePack(s, i, f, keep, &compute[0]);
-    UpdatePack(s, i + kStep / 2, f, keep, &compute[kStep / 2]);
-    if (s.p_compute != nullptr) StorePack(s.p_compute + i, compute);
+  for (int64_t i = begin + threadIdx.x * kStep; i < packed_end; i += 2 * kThreads * kStep) {
+    const int64_t second = i + kThreads * kStep;
+    FourOfState a, b;
+    a.Load(s, i);
+    if (second < packed_end) b.Load(s, second);
+    a.UpdateAndStore(s, i, f, keep);
+    if (second < packed_end) b.UpdateAndStore(s, second, f, keep);
   }
   for (int64_t i = packed_end + threadIdx.x; i < end; i += kThreads) {
     float p = s.p[i], m = s.m[i], v = s.v[i];
@@ -154,40 +165,15 @@ __global__ __launch_bounds__(kThreads) void AdamWRoundedKernel(
   }
 }
 
-// Edges of ranges of one launch.
-struct RangeTable {
-  static constexpr int kRanges = 64;
-  int64_t edges[kRanges + 1];
-};
+inline constexpr int kSquaresThreads = 512;
 
-// partials[range * chunks + chunk]: the sum of squares of kSumElements elements of the range.
+// A block a range.
 template <int kThreads>
-__global__ __launch_bounds__(kThreads) void SumsOfSquaresKernel(const float* x,
-                                                                const RangeTable table,
-                                                                double* partials) {
-  const int range = blockIdx.y;
-  const int64_t begin = table.edges[range] + static_cast<int64_t>(blockIdx.x) * kSumElements;
-  const int64_t n = min(table.edges[range + 1] - begin, int64_t{kSumElements});
-  if (n <= 0) return;
+__global__ __launch_bounds__(kThreads) void SumsOfSquaresKernel(const NormRange* ranges) {
+  const NormRange range = ranges[blockIdx.x];
   const double sum =
-      BlockSumF64<kThreads>(x + begin, n, [](double value) { return value * value; });
-  if (threadIdx.x == 0) partials[static_cast<int64_t>(range) * gridDim.x + blockIdx.x] = sum;
-}
-
-// sums[range]: its partials, added in an order that depends on the range's length alone. A warp a
-// range.
-template <int kThreads>
-__global__ __launch_bounds__(kThreads) void AddPartialsKernel(const RangeTable table,
-                                                              const double* partials,
-                                                              int64_t chunks, double* sums) {
-  static_assert(kThreads == kWarp);
-  const int range = blockIdx.x;
-  const int64_t length = table.edges[range + 1] - table.edges[range];
-  const int64_t count = (length + kSumElements - 1) / kSumElements;
-  double sum = 0;
-  for (int64_t i = threadIdx.x; i < count; i += kThreads) sum += partials[range * chunks + i];
-  sum = WarpSum(sum);
-  if (threadIdx.x == 0) sums[range] = sum;
+      BlockSumF64<kThreads>(range.x, range.elements, [](double value) { return value * value; });
+  if (threadIdx.x == 0) *range.sum = sum;
 }
 
 // Elements of one tensor by their bits.

@@ -6,6 +6,7 @@
 
 #include "cluster/device/stream.h"
 #include "cluster/device/tensor.h"
+#include "parallelism/norm_range.h"
 
 namespace trireme {
 
@@ -53,9 +54,8 @@ struct AdamWRoundedSlice {
 void AdamWRounded(Stream& stream, std::span<const AdamWRoundedSlice> slices, const AdamWStep& step,
                   uint64_t seed);
 
-// Sums of squares in f64 of consecutive ranges of x: out[i] over [edges[i], edges[i + 1]), each in
-// a fixed order (of each device its own). x: on the stream's device. out: there too, or on the
-// host, where it is after the stream was synchronized.
-void SumsOfSquares(Stream& stream, const float* x, std::span<const int64_t> edges, double* out);
+// Sums of squares in f64, each range's in a fixed order (of each device its own) that depends on
+// its length alone. `ranges` and what they point at: memory of the stream's device.
+void SumsOfSquares(Stream& stream, const NormRange* ranges, int64_t count);
 
 }  // namespace trireme

@@ -117,15 +117,11 @@ void FinishNorm(Stream& stream, const double* table, const int64_t* row_ends, in
   cuda::FinishNorm(stream, table, row_ends, rows, clip_norm, numbers);
 }
 
-void SumsOfSquares(Stream& stream, const float* x, std::span<const int64_t> edges, double* out) {
-  if (stream.OnGpu("SumsOfSquares")) {
-    return cuda::SumsOfSquares(stream, x, edges, out);
-  }
-  if (edges.size() < 2) return;
-  stream.ParallelFor(static_cast<int64_t>(edges.size()) - 1, [&](int64_t i) {
-    CHECK_LE(edges[i], edges[i + 1]);
-    out[i] = SumOfSquares(x + edges[i], edges[i + 1] - edges[i]);
-  });
+void SumsOfSquares(Stream& stream, const NormRange* ranges, int64_t count) {
+  if (stream.OnGpu("SumsOfSquares")) return cuda::SumsOfSquares(stream, ranges, count);
+  if (count == 0) return;
+  stream.ParallelFor(
+      count, [&](int64_t i) { *ranges[i].sum = SumOfSquares(ranges[i].x, ranges[i].elements); });
 }
 
 }  // namespace trireme

@@ -82,28 +82,9 @@ void AdamWRounded(Stream& stream, std::span<const AdamWRoundedSlice> slices, con
       });
 }
 
-void SumsOfSquares(Stream& stream, const float* x, std::span<const int64_t> edges, double* out) {
-  if (edges.size() < 2) return;
-  const int64_t ranges = static_cast<int64_t>(edges.size()) - 1;
-  int64_t longest = 0;
-  for (int64_t i = 0; i < ranges; ++i) {
-    CHECK_LE(edges[i], edges[i + 1]);
-    longest = std::max(longest, edges[i + 1] - edges[i]);
-  }
-  const unsigned chunks = gpu::BlocksFor(longest, gpu::kSumElements);
-  const gpu::StreamScratch<double> partials(stream, gpu::RangeTable::kRanges * int64_t{chunks});
-  const gpu::StreamScratch<double> sums(stream, ranges);
-  for (int64_t first = 0; first < ranges; first += gpu::RangeTable::kRanges) {
-    const int64_t count = std::min<int64_t>(gpu::RangeTable::kRanges, ranges - first);
-    gpu::RangeTable table = {};
-    std::copy_n(edges.begin() + first, count + 1, table.edges);
-    gpu::Launch(stream, {dim3(chunks, static_cast<unsigned>(count)), gpu::kSumThreads},
-                gpu::SumsOfSquaresKernel<gpu::kSumThreads>, x, table, partials.data());
-    gpu::Launch(stream, {static_cast<unsigned>(count), gpu::kWarp},
-                gpu::AddPartialsKernel<gpu::kWarp>, table, partials.data(), int64_t{chunks},
-                sums.data() + first);
-  }
-  stream.Copy(out, sums.data(), sums.bytes());
+void SumsOfSquares(Stream& stream, const NormRange* ranges, int64_t count) {
+  gpu::Launch(stream, {gpu::BlocksFor(count, 1), gpu::kSquaresThreads},
+              gpu::SumsOfSquaresKernel<gpu::kSquaresThreads>, ranges);
 }
 
 uint64_t StateChecksum(Stream& stream, std::span<const ChecksumSlice> slices) {

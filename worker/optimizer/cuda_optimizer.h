@@ -13,7 +13,7 @@ void FinishNorm(Stream& stream, const double* table, const int64_t* row_ends, in
                 double clip_norm, StepNumbers* numbers);
 void AdamWRounded(Stream& stream, std::span<const AdamWRoundedSlice> slices, const AdamWStep& step,
                   uint64_t seed);
-void SumsOfSquares(Stream& stream, const float* x, std::span<const int64_t> edges, double* out);
+void SumsOfSquares(Stream& stream, const NormRange* ranges, int64_t count);
 
 // state_checksum.h
 uint64_t StateChecksum(Stream& stream, std::span<const ChecksumSlice> slices);

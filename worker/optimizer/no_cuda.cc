@@ -13,8 +13,6 @@ void AdamWRounded(Stream&, std::span<const AdamWRoundedSlice>, const AdamWStep&,
   NoCuda("AdamWRounded");
 }
 uint64_t StateChecksum(Stream&, std::span<const ChecksumSlice>) { NoCuda("StateChecksum"); }
-void SumsOfSquares(Stream&, const float*, std::span<const int64_t>, double*) {
-  NoCuda("SumsOfSquares");
-}
+void SumsOfSquares(Stream&, const NormRange*, int64_t) { NoCuda("SumsOfSquares"); }
 
 }  // namespace trireme::cuda

@@ -48,12 +48,11 @@ Status TrainingStep::RunWholeStep() {
   stream.Copy(numbers_.data(), given_.data(), given_.bytes());
   RETURN_IF_ERROR(RunPasses());
   RETURN_IF_ERROR(options_.store->FinishReduction(options_.timeout));
-  options_.store->EnqueueNorm([&](const float* x, std::span<const int64_t> edges,
-                                  double* out) { SumsOfSquares(stream, x, edges, out); },
-                              [&](const double* table, const int64_t* row_ends, int64_t rows) {
-                                FinishNorm(stream, table, row_ends, rows, options_.clip_norm,
-                                           numbers);
-                              });
+  options_.store->EnqueueNorm(
+      [&](const NormRange* ranges, int64_t count) { SumsOfSquares(stream, ranges, count); },
+      [&](const double* table, const int64_t* row_ends, int64_t rows) {
+        FinishNorm(stream, table, row_ends, rows, options_.clip_norm, numbers);
+      });
   RETURN_IF_ERROR(options_.store->Update(
       [&](std::span<const UpdateSlice> slices) { AdamW(stream, ToAdamW(slices), numbers); },
       options_.timeout));
@@ -88,11 +87,11 @@ Result<double> TrainingStep::RunUpdate(AdamWStep step) {
   Stream& stream = *options_.stream;
   SetPhase("reduce");
   RETURN_IF_ERROR(options_.store->FinishReduction(options_.timeout));
-  ASSIGN_OR_RETURN(
-      const double norm,
-      options_.store->GlobalNorm([&](const float* x, std::span<const int64_t> edges,
-                                     double* out) { SumsOfSquares(stream, x, edges, out); },
-                                 options_.timeout));
+  ASSIGN_OR_RETURN(const double norm, options_.store->GlobalNorm(
+                                          [&](const NormRange* ranges, int64_t count) {
+                                            SumsOfSquares(stream, ranges, count);
+                                          },
+                                          options_.timeout));
   SetPhase("update");
   step.gradient_scale = ClipFactor(norm, options_.clip_norm);
   RETURN_IF_ERROR(options_.store->Update(
