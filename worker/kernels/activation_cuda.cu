@@ -97,8 +97,8 @@ void BiasBackward(Stream& stream, const Tensor& dy, const Tensor& dbias, bool ac
       BiasPartials<1>(stream, in, rows, width, partials.data());
     }
   });
-  gpu::Launch(stream, gpu::FoldShape(width), gpu::FoldColumnsKernel<>, partials.data(), blocks,
-              width, width, dbias.as<float>(), accumulate);
+  gpu::Launch(stream, gpu::FoldShape(width, 1), gpu::FoldColumnsKernel<>, partials.data(), blocks,
+              width, width, dbias.as<float>(), static_cast<float*>(nullptr), accumulate);
 }
 
 }  // namespace trireme::cuda

@@ -6,17 +6,21 @@
 
 namespace trireme::gpu {
 
-inline constexpr int kFoldColumns = 32;   // columns a block
-inline constexpr int kFoldSegments = 16;  // consecutive runs of partial sums, summed side by side
+inline constexpr int kFoldColumns = 8;    // columns a block
+inline constexpr int kFoldSegments = 64;  // consecutive runs of partial sums, summed side by side
 
 // out[i] = (accumulate ? out[i] : 0) + sum over b of partials[b, i]: ascending in each of
 // kFoldSegments runs of ceil(blocks / kFoldSegments), then over the runs in ascending order.
-// partials: [blocks, width], rows `stride` apart. out: [width]. Blocks of kFoldColumns x
-// kFoldSegments threads.
+// partials: [blocks, width], rows `stride` apart. out: [width]. second: of the next `width` columns
+// of partials, or null. Blocks of kFoldColumns x kFoldSegments threads; grid: FoldShape.
 template <int kColumns = kFoldColumns, int kSegments = kFoldSegments>
 __global__ void FoldColumnsKernel(const float* partials, int64_t blocks, int64_t stride,
-                                  int64_t width, float* out, bool accumulate) {
+                                  int64_t width, float* out, float* second, bool accumulate) {
   TRIREME_SHARED_ARRAY(float, sums, kColumns* kSegments);
+  if (blockIdx.y > 0) {
+    partials += width;
+    out = second;
+  }
   const int64_t column = int64_t{blockIdx.x} * kColumns + threadIdx.x;
   const int64_t run = (blocks + kSegments - 1) / kSegments;
   const int64_t begin = run * threadIdx.y;
@@ -34,9 +38,11 @@ __global__ void FoldColumnsKernel(const float* partials, int64_t blocks, int64_t
   out[column] = accumulate ? out[column] + total : total;
 }
 
-inline LaunchShape FoldShape(int64_t width, const char* file = __builtin_FILE(),
+// outputs: 2 with a second one.
+inline LaunchShape FoldShape(int64_t width, unsigned outputs, const char* file = __builtin_FILE(),
                              int line = __builtin_LINE()) {
-  return {BlocksFor(width, kFoldColumns), dim3(kFoldColumns, kFoldSegments), file, line};
+  return {dim3(BlocksFor(width, kFoldColumns), outputs), dim3(kFoldColumns, kFoldSegments), file,
+          line};
 }
 
 inline constexpr int kBiasRows = 32;  // rows a partial sum
@@ -52,7 +58,7 @@ __global__ void __launch_bounds__(kBiasThreads)
   const int64_t begin = int64_t{blockIdx.y} * kBiasRows;
   const int64_t end = begin + kBiasRows < rows ? begin + kBiasRows : rows;
   float sums[kWidth] = {};
-#pragma unroll 4
+#pragma unroll 8
   for (int64_t n = begin; n < end; ++n) {
     float row[kWidth];
     LoadFloats(dy + n * width + column, row);

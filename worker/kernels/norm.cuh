@@ -1,7 +1,7 @@
 // RMS norm and layer norm, forward and backward. Formulas and the place of each rounding are those
 // of norm_cpu.cc; RMS norm is the layer norm with mean 0 and no bias.
 //
-// Two forms of each kernel. In the first a block has a row in registers (a thread kPieces pieces of
+// Two forms of each kernel. In the first a block has a row in registers (a thread one piece of
 // kPiece elements), so that memory is passed once: for tensors of one type T whose rows are made of
 // packs. The second takes any width and any mix of types, a few times as slow.
 #pragma once
@@ -11,7 +11,6 @@
 namespace trireme::gpu {
 
 inline constexpr int kPiece = 8;
-inline constexpr int kNormRows = 16;  // rows a partial sum of dweight and dbias
 
 // What the kernels share. Pointers that an operation does not have are null.
 struct NormSize {
@@ -20,124 +19,136 @@ struct NormSize {
   float eps;
 };
 
-// Pieces of a row of `width` elements in a thread's registers: piece p of thread t is elements
-// [(p kThreads + t) kPiece, + kPiece).
-template <int kThreads, int kPieces>
-struct RowPieces {
-  int width;
-  __device__ __forceinline__ int Begin(int p) const {
-    return (p * kThreads + static_cast<int>(threadIdx.x)) * kPiece;
+// Rows a partial sum of dweight and dbias, which are a block's: enough blocks to fill a GPU, and
+// few enough for their sums to be cheap.
+inline int NormRowsOfBlock(int64_t rows) {
+  constexpr int64_t kBlocks = 1024, kFewest = 8, kMost = 64;
+  const int64_t even = (rows + kBlocks - 1) / kBlocks;
+  return static_cast<int>(even < kFewest ? kFewest : even > kMost ? kMost : even);
+}
+
+// A thread's piece of a row as it lies in memory.
+template <typename T>
+struct RowPiece {
+  static constexpr int kPacks = kPiece / Pack<T>::kSize;
+  Pack<T> packs[kPacks];
+
+  __device__ __forceinline__ void Load(const T* p) {
+#pragma unroll
+    for (int i = 0; i < kPacks; ++i) packs[i] = LoadPack(p + i * Pack<T>::kSize);
   }
-  __device__ __forceinline__ bool Has(int p) const { return Begin(p) < width; }
+  __device__ __forceinline__ float operator[](int k) const {
+    return ToFloat(packs[k / Pack<T>::kSize][k % Pack<T>::kSize]);
+  }
 };
 
 // One block a row. x_out (with residual): x + residual, rounded. mean: null for RMS norm.
-template <int kThreads, int kPieces, bool kLayer, typename T>
+template <int kThreads, bool kLayer, typename T>
 __global__ void __launch_bounds__(kThreads)
     NormForwardKernel(const T* x, const T* residual, const float* weight, const float* bias,
                       NormSize size, T* x_out, T* y, float* mean, float* inverse) {
-  const RowPieces<kThreads, kPieces> pieces{size.width};
-  const int64_t row = blockIdx.x, at = row * size.width;
-  float v[kPieces][kPiece];
+  const int begin = static_cast<int>(threadIdx.x) * kPiece;
+  const bool has = begin < size.width;
+  const int64_t row = blockIdx.x, at = row * size.width + begin;
+  float v[kPiece] = {};
   float sum = 0;
-#pragma unroll
-  for (int p = 0; p < kPieces; ++p) {
-    if (!pieces.Has(p)) continue;
-    const int64_t begin = at + pieces.Begin(p);
-    LoadFloats(x + begin, v[p]);
+  if (has) {
+    LoadFloats(x + at, v);
     if (residual != nullptr) {
       float added[kPiece];
-      LoadFloats(residual + begin, added);
-      for (int k = 0; k < kPiece; ++k) v[p][k] = ToFloat(RoundTo<T>(v[p][k] + added[k]));
-      StoreFloats(x_out + begin, v[p]);
+      LoadFloats(residual + at, added);
+      for (int k = 0; k < kPiece; ++k) v[k] = ToFloat(RoundTo<T>(v[k] + added[k]));
+      StoreFloats(x_out + at, v);
     }
-    for (int k = 0; k < kPiece; ++k) sum += v[p][k];
+    for (int k = 0; k < kPiece; ++k) sum += v[k];
   }
   const float width = static_cast<float>(size.width);
   const float m = kLayer ? BlockSum<kThreads>(sum) / width : 0.0f;
   float squares = 0;
-#pragma unroll
-  for (int p = 0; p < kPieces; ++p) {
-    if (!pieces.Has(p)) continue;
-    for (int k = 0; k < kPiece; ++k) squares = fmaf(v[p][k] - m, v[p][k] - m, squares);
+  if (has) {
+    for (int k = 0; k < kPiece; ++k) squares = fmaf(v[k] - m, v[k] - m, squares);
   }
   const float r = 1.0f / sqrtf(BlockSum<kThreads>(squares) / width + size.eps);
-#pragma unroll
-  for (int p = 0; p < kPieces; ++p) {
-    if (!pieces.Has(p)) continue;
-    const int begin = pieces.Begin(p);
+  if (has) {
     float w[kPiece], b[kPiece];
     LoadFloats(weight + begin, w);
     if (kLayer) LoadFloats(bias + begin, b);
     for (int k = 0; k < kPiece; ++k) {
-      const float normal = (v[p][k] - m) * r;
-      v[p][k] = kLayer ? fmaf(normal, w[k], b[k]) : normal * w[k];
+      const float normal = (v[k] - m) * r;
+      v[k] = kLayer ? fmaf(normal, w[k], b[k]) : normal * w[k];
     }
-    StoreFloats(y + at + begin, v[p]);
+    StoreFloats(y + at, v);
   }
   if (threadIdx.x != 0) return;
   if (kLayer) mean[row] = m;
   inverse[row] = r;
 }
 
-// Block b does rows [b kNormRows, (b + 1) kNormRows). partials[b, :]: its sums of dweight, and
-// behind them those of dbias for a layer norm; [blocks, (1 or 2) width]. dx may be dy or past.
-// With g = dy weight, z = (x - m) r: dx = r (g - mean(g) - z mean(g z)) + past; mean(g) only for a
-// layer norm.
-template <int kThreads, int kPieces, bool kLayer, typename T>
+// What the backward pass reads of a row.
+template <typename T>
+struct NormRow {
+  RowPiece<T> dy, x, past;
+  float inverse, mean;
+};
+
+// Block b does rows [b rows_of_block, (b + 1) rows_of_block), and reads a row while it works on the
+// one before. partials[b, :]: its sums of dweight, and behind them those of dbias for a layer norm;
+// [blocks, (1 or 2) width]. dx may be dy or past. With g = dy weight, z = (x - m) r:
+// dx = r (g - mean(g) - z mean(g z)) + past; mean(g) only for a layer norm.
+template <int kThreads, bool kLayer, typename T>
 __global__ void __launch_bounds__(kThreads)
     NormBackwardKernel(const T* dy, const T* x, const float* weight, const float* mean,
-                       const float* inverse, const T* past, NormSize size, T* dx, float* partials) {
-  const RowPieces<kThreads, kPieces> pieces{size.width};
+                       const float* inverse, const T* past, NormSize size, int rows_of_block, T* dx,
+                       float* partials) {
   constexpr int kSums = kLayer ? 2 : 1;
+  const int begin = static_cast<int>(threadIdx.x) * kPiece;
+  const bool has = begin < size.width;
   const float width = static_cast<float>(size.width);
-  const int64_t first = int64_t{blockIdx.x} * kNormRows;
-  const int64_t last = first + kNormRows < size.rows ? first + kNormRows : size.rows;
-  float dw[kPieces][kPiece] = {}, db[kLayer ? kPieces : 1][kPiece] = {};
+  const int64_t first = int64_t{blockIdx.x} * rows_of_block;
+  const int64_t last = first + rows_of_block < size.rows ? first + rows_of_block : size.rows;
+  const auto read = [&](int64_t row, NormRow<T>& to) {
+    if (!has) return;
+    const int64_t at = row * size.width + begin;
+    to.dy.Load(dy + at);
+    to.x.Load(x + at);
+    if (past != nullptr) to.past.Load(past + at);
+    to.inverse = inverse[row];
+    to.mean = kLayer ? mean[row] : 0.0f;
+  };
+  float w[kPiece] = {}, dw[kPiece] = {}, db[kLayer ? kPiece : 1] = {};
+  if (has) LoadFloats(weight + begin, w);
+  NormRow<T> now, next;
+  read(first, now);
   for (int64_t row = first; row < last; ++row) {
-    const int64_t at = row * size.width;
-    const float r = inverse[row], m = kLayer ? mean[row] : 0.0f;
-    float g[kPieces][kPiece], z[kPieces][kPiece];
+    if (row + 1 < last) read(row + 1, next);
+    float g[kPiece], z[kPiece];
     float sums[kSums] = {};  // of g z, of g
-#pragma unroll
-    for (int p = 0; p < kPieces; ++p) {
-      if (!pieces.Has(p)) continue;
-      const int begin = pieces.Begin(p);
-      float w[kPiece];
-      LoadFloats(dy + at + begin, g[p]);
-      LoadFloats(x + at + begin, z[p]);
-      LoadFloats(weight + begin, w);
+    if (has) {
       for (int k = 0; k < kPiece; ++k) {
-        z[p][k] = (z[p][k] - m) * r;
-        dw[p][k] = fmaf(g[p][k], z[p][k], dw[p][k]);
-        if constexpr (kLayer) db[p][k] += g[p][k];
-        g[p][k] *= w[k];
-        sums[0] = fmaf(g[p][k], z[p][k], sums[0]);
-        if constexpr (kLayer) sums[1] += g[p][k];
+        g[k] = now.dy[k];
+        z[k] = (now.x[k] - now.mean) * now.inverse;
+        dw[k] = fmaf(g[k], z[k], dw[k]);
+        if constexpr (kLayer) db[k] += g[k];
+        g[k] *= w[k];
+        sums[0] = fmaf(g[k], z[k], sums[0]);
+        if constexpr (kLayer) sums[1] += g[k];
       }
     }
     BlockSums<kThreads>(sums);
     const float mean_gz = sums[0] / width, mean_g = kLayer ? sums[kSums - 1] / width : 0.0f;
-#pragma unroll
-    for (int p = 0; p < kPieces; ++p) {
-      if (!pieces.Has(p)) continue;
-      const int64_t begin = at + pieces.Begin(p);
-      float added[kPiece] = {};
-      if (past != nullptr) LoadFloats(past + begin, added);
+    if (has) {
       for (int k = 0; k < kPiece; ++k) {
-        const float d = r * fmaf(z[p][k], -mean_gz, g[p][k] - mean_g);
-        g[p][k] = added[k] + d;
+        const float d = now.inverse * fmaf(z[k], -mean_gz, g[k] - mean_g);
+        g[k] = past != nullptr ? now.past[k] + d : d;
       }
-      StoreFloats(dx + begin, g[p]);
+      StoreFloats(dx + row * size.width + begin, g);
     }
+    now = next;
   }
-  float* partial = partials + int64_t{blockIdx.x} * kSums * size.width;
-#pragma unroll
-  for (int p = 0; p < kPieces; ++p) {
-    if (!pieces.Has(p)) continue;
-    StoreFloats(partial + pieces.Begin(p), dw[p]);
-    if constexpr (kLayer) StoreFloats(partial + size.width + pieces.Begin(p), db[p]);
-  }
+  if (!has) return;
+  float* partial = partials + int64_t{blockIdx.x} * kSums * size.width + begin;
+  StoreFloats(partial, dw);
+  if constexpr (kLayer) StoreFloats(partial + size.width, db);
 }
 
 // A tensor whose type is known when the kernel runs.
@@ -192,14 +203,14 @@ __global__ void __launch_bounds__(kAnyNormThreads)
 template <bool kLayer>
 __global__ void __launch_bounds__(kAnyNormThreads)
     AnyNormBackwardKernel(AnyFloats dy, AnyFloats x, const float* weight, const float* mean,
-                          const float* inverse, AnyFloats past, NormSize size, AnyFloats dx,
-                          float* partials) {
+                          const float* inverse, AnyFloats past, NormSize size, int rows_of_block,
+                          AnyFloats dx, float* partials) {
   constexpr int kSums = kLayer ? 2 : 1;
   const float width = static_cast<float>(size.width);
   float* dw = partials + int64_t{blockIdx.x} * kSums * size.width;
   float* db = dw + size.width;
-  const int64_t first = int64_t{blockIdx.x} * kNormRows;
-  const int64_t last = first + kNormRows < size.rows ? first + kNormRows : size.rows;
+  const int64_t first = int64_t{blockIdx.x} * rows_of_block;
+  const int64_t last = first + rows_of_block < size.rows ? first + rows_of_block : size.rows;
   for (int64_t row = first; row < last; ++row) {
     const int64_t at = row * size.width;
     const float r = inverse[row], m = kLayer ? mean[row] : 0.0f;

@@ -1,3 +1,5 @@
+#include <type_traits>
+
 #include "worker/kernels/column_sums.cuh"
 #include "worker/kernels/cuda_kernels.h"
 #include "worker/kernels/dispatch.h"
@@ -8,26 +10,20 @@
 namespace trireme::cuda {
 namespace {
 
-// A block for a row in registers: the smallest that holds it.
-template <int kThreadsOfBlock, int kPiecesOfThread>
-struct RowBlock {
-  static constexpr int kThreads = kThreadsOfBlock, kPieces = kPiecesOfThread;
-  static constexpr int64_t kWidthMax = int64_t{kThreads} * kPieces * gpu::kPiece;
-};
-
-// Calls body(RowBlock) and returns true, or false where no block holds rows of this width.
+// Calls body(std::integral_constant) with the threads of the smallest block that holds a row of
+// this width and returns true, or false where none does.
+template <int kThreads, int... kMore, typename Body>
+bool WithThreadsOfRow(int64_t width, const Body& body) {
+  if (width <= int64_t{kThreads} * gpu::kPiece) {
+    body(std::integral_constant<int, kThreads>());
+    return true;
+  }
+  if constexpr (sizeof...(kMore) > 0) return WithThreadsOfRow<kMore...>(width, body);
+  return false;
+}
 template <typename Body>
 bool WithRowBlock(int64_t width, const Body& body) {
-  if (width <= RowBlock<128, 1>::kWidthMax) {
-    body(RowBlock<128, 1>());
-  } else if (width <= RowBlock<128, 4>::kWidthMax) {
-    body(RowBlock<128, 4>());
-  } else if (width <= RowBlock<256, 4>::kWidthMax) {
-    body(RowBlock<256, 4>());
-  } else {
-    return false;
-  }
-  return true;
+  return WithThreadsOfRow<64, 96, 128, 160, 256, 512, 1024>(width, body);
 }
 
 gpu::NormSize SizeOf(const Tensor& x, float eps) {
@@ -83,9 +79,8 @@ void Forward(Stream& stream, const Tensor& x, const Tensor& residual, const Tens
     WithFloatType(x.dtype(), [&](auto* type) {
       using T = std::remove_pointer_t<decltype(type)>;
       done = WithRowBlock(size.width, [&](auto block) {
-        gpu::Launch(stream, {blocks, block.kThreads},
-                    gpu::NormForwardKernel<block.kThreads, block.kPieces, kLayer, T>, x.as<T>(),
-                    OrNull<T>(residual), w, b, size, OrNull<T>(x_out), y.as<T>(), m, r);
+        gpu::Launch(stream, {blocks, block()}, gpu::NormForwardKernel<block(), kLayer, T>,
+                    x.as<T>(), OrNull<T>(residual), w, b, size, OrNull<T>(x_out), y.as<T>(), m, r);
       });
     });
   }
@@ -109,7 +104,8 @@ void Backward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& w
     if (vector->defined()) CHECK_EQ(vector->elements(), size.rows);
   }
   const auto *w = weight.as<float>(), *m = OrNull<float>(mean), *r = inverse.as<float>();
-  const unsigned blocks = gpu::BlocksFor(size.rows, gpu::kNormRows);
+  const int rows_of_block = gpu::NormRowsOfBlock(size.rows);
+  const unsigned blocks = gpu::BlocksFor(size.rows, rows_of_block);
   const int64_t stride = int64_t{kLayer ? 2 : 1} * size.width;
   const gpu::StreamScratch<float> partials(stream, blocks * stride);
   bool done = false;
@@ -117,22 +113,19 @@ void Backward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& w
     WithFloatType(x.dtype(), [&](auto* type) {
       using T = std::remove_pointer_t<decltype(type)>;
       done = WithRowBlock(size.width, [&](auto block) {
-        gpu::Launch(stream, {blocks, block.kThreads},
-                    gpu::NormBackwardKernel<block.kThreads, block.kPieces, kLayer, T>, dy.as<T>(),
-                    x.as<T>(), w, m, r, OrNull<T>(past), size, dx.as<T>(), partials.data());
+        gpu::Launch(stream, {blocks, block()}, gpu::NormBackwardKernel<block(), kLayer, T>,
+                    dy.as<T>(), x.as<T>(), w, m, r, OrNull<T>(past), size, rows_of_block,
+                    dx.as<T>(), partials.data());
       });
     });
   }
   if (!done) {
     gpu::Launch(stream, {blocks, gpu::kAnyNormThreads}, gpu::AnyNormBackwardKernel<kLayer>, Any(dy),
-                Any(x), w, m, r, Any(past), size, Any(dx), partials.data());
+                Any(x), w, m, r, Any(past), size, rows_of_block, Any(dx), partials.data());
   }
-  gpu::Launch(stream, gpu::FoldShape(size.width), gpu::FoldColumnsKernel<>, partials.data(), blocks,
-              stride, size.width, dweight.as<float>(), accumulate);
-  if (!kLayer) return;
-  gpu::Launch(stream, gpu::FoldShape(size.width), gpu::FoldColumnsKernel<>,
-              partials.data() + size.width, blocks, stride, size.width, dbias.as<float>(),
-              accumulate);
+  gpu::Launch(stream, gpu::FoldShape(size.width, kLayer ? 2 : 1), gpu::FoldColumnsKernel<>,
+              partials.data(), blocks, stride, size.width, dweight.as<float>(),
+              OrNull<float>(dbias), accumulate);
 }
 
 }  // namespace
