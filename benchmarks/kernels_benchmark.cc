@@ -256,6 +256,10 @@ void AddCrossEntropy(DType dtype) {
   Add("cross_entropy/gradient", {0, (4 + ByteSize(dtype)) * elements, dtype}, [=](Stream& stream) {
     SoftmaxGradient(stream, *logits, *labels, 0, *row[0], *row[1], 1e-3f, *gradient);
   });
+  // What it leaves is logits, too.
+  Add("cross_entropy/in_place", {0, 2.0 * ByteSize(dtype) * elements, dtype}, [=](Stream& stream) {
+    CrossEntropyInPlace(stream, *gradient, vocabulary, *labels, 1e-3f, *row[2]);
+  });
 }
 
 void AddOptimizer() {
@@ -290,11 +294,19 @@ void AddOptimizer() {
   Add("adamw/out_of_place", {0, 28.0 * n}, [=](Stream& s) { run(s, false, false); });
   Add("adamw/out_of_place_bf16_copy", {0, 30.0 * n}, [=](Stream& s) { run(s, false, true); });
   Add("adamw/in_place", {0, 28.0 * n}, [=](Stream& s) { run(s, true, false); });
+  const auto sums = std::make_shared<Buffer>(64 * 8, StreamOf(2).device());
+  std::vector<NormRange> ranges;
+  for (int64_t i = 0; i < 64; ++i) {
+    ranges.push_back({t[0]->tensor.as<float>() + i * (n / 64), n / 64,
+                      reinterpret_cast<double*>(sums->data()) + i});
+  }
+  const auto table =
+      std::make_shared<Buffer>(64 * static_cast<int64_t>(sizeof(NormRange)), sums->device());
+  StreamOf(2).Copy(table->data(), ranges.data(), table->bytes());
+  StreamOf(2).Synchronize();
   Add("adamw/sums_of_squares", {0, 4.0 * n}, [=](Stream& s) {
-    std::vector<int64_t> edges;
-    for (int64_t i = 0; i <= 64; ++i) edges.push_back(i * (n / 64));
-    std::vector<double> sums(64);
-    SumsOfSquares(s, t[0]->tensor.as<float>(), edges, sums.data());
+    CHECK_NOTNULL(sums->data());  // alive as long as the table
+    SumsOfSquares(s, reinterpret_cast<const NormRange*>(table->data()), 64);
   });
 }
 

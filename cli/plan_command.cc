@@ -320,6 +320,7 @@ Status Run(const PlanOptions& options) {
     machine = MeasureMachine(*config, question);
   } else {
     ASSIGN_OR_RETURN(described, ReadMachineFile(options.machine));
+    config->set_device("cuda");  // what such files describe
     machine = FactsOf(described, EstimateKernels(*config, described), ModelFactsOf(*config),
                       request, options.hosts);
     if (question.memory_bytes > 0) machine.memory_bytes = question.memory_bytes;

@@ -61,8 +61,8 @@ class StepKernels {
     }
     Memory("norm backward", 2 * per_layer, norm);
     Product("head", vocabulary_, hidden_, microbatches_, 1);
-    // Logits are read for the statistics, and read and overwritten by their gradient.
-    Memory("classifier", microbatches_, 3 * t * Wide(vocabulary_));
+    // Logits are read, again from the cache, and overwritten by their gradient.
+    Memory("classifier", microbatches_, 2 * t * Wide(vocabulary_));
     const size_t update = result_.kernels.size();
     Update();
     for (size_t k = 0; k < result_.kernels.size(); ++k) {

@@ -40,15 +40,15 @@ performance|gpt2-124m, expected|trireme|expect gpt2-124m 32
 performance|gpt2-124m|gpu train_benchmark|timed gpt2-124m --batch 32 --length 1024
 performance|gpt2-124m, attention with atomics|gpu train_benchmark|TRIREME_ATTENTION=fast timed gpt2-124m --batch 32 --length 1024
 performance|gpt2-124m, torch.compile|gpu torch|peer gpt2-124m 32
-performance|gpt2-350m, expected|trireme|expect gpt2-350m 16
-performance|gpt2-350m|gpu train_benchmark|timed gpt2-350m --batch 16 --length 1024
-performance|gpt2-350m, torch.compile|gpu torch|peer gpt2-350m 16
-performance|gpt2-774m, expected|trireme|expect gpt2-774m 8
-performance|gpt2-774m|gpu train_benchmark|timed gpt2-774m --batch 8 --length 1024
-performance|gpt2-774m, torch.compile|gpu torch|peer gpt2-774m 8
-performance|gpt2-1558m, expected|trireme|expect gpt2-1558m 4
-performance|gpt2-1558m|gpu train_benchmark|timed gpt2-1558m --batch 4 --length 1024
-performance|gpt2-1558m, torch.compile|gpu torch|peer gpt2-1558m 4
+performance|gpt2-350m, expected|trireme|expect gpt2-350m 32
+performance|gpt2-350m|gpu train_benchmark|timed gpt2-350m --batch 32 --length 1024
+performance|gpt2-350m, torch.compile|gpu torch|peer gpt2-350m 32
+performance|gpt2-774m, expected|trireme|expect gpt2-774m 16
+performance|gpt2-774m|gpu train_benchmark|timed gpt2-774m --batch 16 --length 1024
+performance|gpt2-774m, torch.compile|gpu torch|peer gpt2-774m 16
+performance|gpt2-1558m, expected|trireme|expect gpt2-1558m 8
+performance|gpt2-1558m|gpu train_benchmark|timed gpt2-1558m --batch 8 --length 1024
+performance|gpt2-1558m, torch.compile|gpu torch|peer gpt2-1558m 8
 performance|4 layers of llama-2-7b|gpu train_benchmark|timed llama-2-7b --layers 4 --batch 2 --length 4096'
 
 if [ $dry = yes ]; then

@@ -66,6 +66,37 @@ TEST_P(CrossEntropyTest, LossesAndGradientsEqualTheDoubleReference) {
   ExpectNear(out[2], gradient, 1e-7, Rounding(DType::kBF16), "bf16 gradient");
 }
 
+TEST_P(CrossEntropyTest, InPlaceItIsTheThreeStepsInOneAndClearsThePadding) {
+  const int64_t stride = vocabulary + 5;
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    Owned rounded(dtype, {kRows, vocabulary}), padded(dtype, {kRows, stride});
+    for (int64_t i = 0; i < logits.elements(); ++i) rounded.Set(i, logits.At(i));
+    for (int64_t i = 0; i < padded.elements(); ++i) {
+      const int64_t n = i / stride, v = i % stride;
+      padded.Set(i, v < vocabulary ? rounded.At(n * vocabulary + v) : NAN);
+    }
+    Owned f32(DType::kF32, {kRows, vocabulary});
+    for (int64_t i = 0; i < f32.elements(); ++i) f32.Set(i, rounded.At(i));
+    Stream stream(1);
+    Statistics s;
+    Owned expected_losses(DType::kF32, {kRows}), gradient(dtype, {kRows, vocabulary});
+    SoftmaxStatistics(stream, f32, labels, 0, s.row_max, s.row_sum, s.target);
+    TokenLosses(stream, labels, s.row_max, s.row_sum, s.target, expected_losses);
+    SoftmaxGradient(stream, f32, labels, 0, s.row_max, s.row_sum, 0.37f, gradient);
+    const auto out = RunOnThreads([&](Stream& threads) {
+      Owned losses(DType::kF32, {kRows}), made = padded;
+      CrossEntropyInPlace(threads, made, vocabulary, labels, 0.37f, losses);
+      return std::vector<Owned>{losses, made};
+    });
+    EXPECT_TRUE(out[0] == expected_losses);
+    for (int64_t i = 0; i < padded.elements(); ++i) {
+      const int64_t n = i / stride, v = i % stride;
+      ASSERT_EQ(out[1].At(i), v < vocabulary ? gradient.At(n * vocabulary + v) : 0)
+          << n << " " << v;
+    }
+  }
+}
+
 TEST_P(CrossEntropyTest, PartsOfTheVocabularyCombineToTheWhole) {
   if (vocabulary < 4) return;
   Stream stream(2);

@@ -49,6 +49,7 @@ Result<std::unique_ptr<LanguageModel>> LanguageModel::Load(const std::string& mo
   context.stream = loaded->stream_.get();
   context.parameters = loaded->parameters_.get();
   context.compute = options.compute;
+  context.device = loaded->stream_->device();
   loaded->blocks_ = DecoderBlocks::Build(&context, loaded->shape_, loaded->specs_, Mesh(), 0,
                                          Recompute::kNone, loaded->shape_.max_positions);
   return loaded;

@@ -152,4 +152,71 @@ __global__ __launch_bounds__(kThreads) void SoftmaxGradientKernel(
   }
 }
 
+inline constexpr int kCrossEntropyThreads = 512;
+
+// exp(x): that of f32 to its last bits, that of bf16 values to about 2^-20.
+template <typename T>
+__device__ __forceinline__ float ExpOf(float x) {
+  if constexpr (sizeof(T) == sizeof(float)) return expf(x);
+  return __expf(x);
+}
+
+// As CrossEntropyInPlace. A block a row, whose packs are read twice: the second time they come from
+// the cache. Rows are at multiples of 16 bytes.
+template <int kThreads, typename T>
+__global__ __launch_bounds__(kThreads) void CrossEntropyKernel(T* logits, int width, int64_t stride,
+                                                               const int32_t* labels,
+                                                               int32_t no_label, float scale,
+                                                               float* losses) {
+  constexpr int kSize = Pack<T>::kSize;
+  const int64_t n = blockIdx.x;
+  T* row = logits + n * stride;
+  const int32_t label = labels[n];
+  const bool labelled = label != no_label;
+  const int packs = width / kSize, all = static_cast<int>(stride / kSize);
+  const int rest = width % kSize;  // logits of pack `packs`
+  float top = -INFINITY, sum = 0;  // of this thread, the sum relative to the maximum so far
+  float x[kSize];
+  for (int i = threadIdx.x; i < packs; i += kThreads) {
+    LoadFloats(row + i * kSize, x);
+    float next = top;
+    for (int j = 0; j < kSize; ++j) next = fmaxf(next, x[j]);
+    const float shift = next == -INFINITY ? 0.0f : next;
+    sum *= ExpOf<T>(top - shift);
+    for (int j = 0; j < kSize; ++j) sum += ExpOf<T>(x[j] - shift);
+    top = next;
+  }
+  if (static_cast<int>(threadIdx.x) < rest) {
+    const float last = ToFloat(row[packs * kSize + threadIdx.x]), next = fmaxf(top, last);
+    const float shift = next == -INFINITY ? 0.0f : next;
+    sum = sum * expf(top - shift) + expf(last - shift);
+    top = next;
+  }
+  const float target = labelled ? ToFloat(row[label]) : 0.0f;
+  const float own = top;
+  top = BlockMax<kThreads>(own);
+  sum = BlockSum<kThreads>(sum * expf(own - (top == -INFINITY ? 0.0f : top)));
+  // In double: the loss of a sure token is a small difference of large terms.
+  if (threadIdx.x == 0) {
+    const double below = static_cast<double>(top) - static_cast<double>(target);
+    losses[n] = labelled ? static_cast<float>(log(static_cast<double>(sum)) + below) : 0.0f;
+  }
+  const float factor = scale / sum;
+  const int label_pack = labelled ? label / kSize : -1;
+  for (int i = threadIdx.x; i < all; i += kThreads) {
+    LoadFloats(row + i * kSize, x);
+    for (int j = 0; j < kSize; ++j) x[j] = __fmul_rn(factor, ExpOf<T>(x[j] - top));
+    if (i == label_pack) {
+      for (int j = 0; j < kSize; ++j) x[j] -= i * kSize + j == label ? scale : 0.0f;
+    }
+    // Not by a factor of zero: infinities become zeros, too.
+    if (!labelled || i >= packs) {
+      for (int j = 0; j < kSize; ++j) {
+        if (!labelled || i * kSize + j >= width) x[j] = 0.0f;
+      }
+    }
+    StoreFloats(row + i * kSize, x);
+  }
+}
+
 }  // namespace trireme::gpu

@@ -35,6 +35,13 @@ void SoftmaxGradient(Stream& stream, const Tensor& logits, const Tensor& labels,
                      const Tensor& row_max, const Tensor& row_sum, float scale,
                      const Tensor& dlogits);
 
+// All of the above in one pass for rows that are whole on this device, in place: row n of `logits`
+// becomes scale * (softmax(n, v) - [v is the label]), zeros for kNoLabel, and losses[n] its loss.
+// logits: [N, S] f32 or bf16, of which the first `width` columns are logits; the others become
+// zeros. S is a multiple of 16 bytes on a GPU. labels: [N] i32 below `width`. losses: [N] f32.
+void CrossEntropyInPlace(Stream& stream, const Tensor& logits, int64_t width, const Tensor& labels,
+                         float scale, const Tensor& losses);
+
 // Sum of x[0 .. n) in f64, in a fixed order (of each device its own). x: f32. Blocks the host until
 // the sum is there.
 double SumF64(Stream& stream, const Tensor& x);

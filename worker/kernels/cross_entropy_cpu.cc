@@ -107,6 +107,48 @@ void SoftmaxGradient(Stream& stream, const Tensor& logits, const Tensor& labels,
   });
 }
 
+void CrossEntropyInPlace(Stream& stream, const Tensor& logits, int64_t width, const Tensor& labels,
+                         float scale, const Tensor& losses) {
+  if (stream.OnGpu("CrossEntropyInPlace")) {
+    return cuda::CrossEntropyInPlace(stream, logits, width, labels, scale, losses);
+  }
+  const int64_t rows = logits.dim(0), stride = logits.dim(1);
+  CHECK(width > 0 && width <= stride) << width << " of " << stride;
+  CHECK_EQ(labels.elements(), rows);
+  CHECK_EQ(losses.elements(), rows);
+  const int32_t* label = labels.as<int32_t>();
+  float* loss = losses.as<float>();
+  WithFloatType(logits.dtype(), [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    T* logits_0 = logits.as<T>();
+    RowBlocks(stream, rows, [&](int64_t n) {
+      T* row = logits_0 + n * stride;
+      const bool labelled = label[n] != kNoLabel;
+      const float target = labelled ? ToFloat(row[label[n]]) : 0.0f;
+      Vec largest = Broadcast(ToFloat(row[0]));
+      ForLanes(width, [&](int64_t i, auto count) {
+        largest = Maximum(KeepLanes(Load(row + i, count), count, ToFloat(row[0])), largest);
+      });
+      const float top = Maximum(largest);
+      Vec exponentials{};
+      ForLanes(width, [&](int64_t i, auto count) {
+        exponentials += KeepLanes(Exp(Load(row + i, count) - top), count, 0.0f);
+      });
+      const float sum = Sum(exponentials), factor = labelled ? scale / sum : 0.0f;
+      // In double, as in TokenLosses.
+      const double below = static_cast<double>(top) - static_cast<double>(target);
+      loss[n] = labelled ? static_cast<float>(std::log(static_cast<double>(sum)) + below) : 0.0f;
+      const float at_label = factor * Exp(Broadcast(target - top))[0] - scale;
+      ForLanes(width, [&](int64_t i, auto count) {
+        const Vec p = factor * Exp(Load(row + i, count) - top);
+        Store(row + i, labelled ? p : Vec{}, count);
+      });
+      if (labelled) row[label[n]] = FromFloat<T>(at_label);
+      std::fill(row + width, row + stride, T{});
+    });
+  });
+}
+
 void SumF64(Stream& stream, const Tensor& x, double* sum) {
   if (stream.OnGpu("SumF64")) return cuda::SumF64(stream, x, sum);
   *sum = SumF64(stream, x);

@@ -63,6 +63,24 @@ void SoftmaxGradient(Stream& stream, const Tensor& logits, const Tensor& labels,
   });
 }
 
+void CrossEntropyInPlace(Stream& stream, const Tensor& logits, int64_t width, const Tensor& labels,
+                         float scale, const Tensor& losses) {
+  const int64_t rows = logits.dim(0), stride = logits.dim(1);
+  CHECK(width > 0 && width <= stride) << width << " of " << stride;
+  CHECK_EQ(labels.elements(), rows);
+  CHECK_EQ(losses.elements(), rows);
+  CHECK(gpu::IsPackAligned(logits.data()) && stride * ByteSize(logits.dtype()) % 16 == 0)
+      << "rows of logits must be at multiples of 16 bytes";
+  CHECK_LT(stride, int64_t{1} << 30);
+  WithFloatType(logits.dtype(), [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    gpu::Launch(stream, {gpu::BlocksFor(rows, 1), gpu::kCrossEntropyThreads},
+                gpu::CrossEntropyKernel<gpu::kCrossEntropyThreads, T>, logits.as<T>(),
+                static_cast<int>(width), stride, labels.as<int32_t>(), kNoLabel, scale,
+                losses.as<float>());
+  });
+}
+
 void SumF64(Stream& stream, const Tensor& x, double* sum) {
   const unsigned blocks = gpu::BlocksFor(x.elements(), gpu::kSumElements);
   const gpu::StreamScratch<double> sums(stream, blocks);

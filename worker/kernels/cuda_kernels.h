@@ -74,6 +74,8 @@ void TokenLosses(Stream& stream, const Tensor& labels, const Tensor& row_max, co
 void SoftmaxGradient(Stream& stream, const Tensor& logits, const Tensor& labels, int64_t first_row,
                      const Tensor& row_max, const Tensor& row_sum, float scale,
                      const Tensor& dlogits);
+void CrossEntropyInPlace(Stream& stream, const Tensor& logits, int64_t width, const Tensor& labels,
+                         float scale, const Tensor& losses);
 double SumF64(Stream& stream, const Tensor& x);
 void SumF64(Stream& stream, const Tensor& x, double* sum);
 

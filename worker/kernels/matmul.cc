@@ -2,7 +2,11 @@
 
 #include <algorithm>
 #include <cstring>
+#include <mutex>
+#include <set>
+#include <string>
 
+#include "cluster/base/status.h"
 #include "worker/kernels/activation.h"
 #include "worker/kernels/cuda_kernels.h"
 #include "worker/kernels/dispatch.h"
@@ -157,6 +161,24 @@ Matrix Matrix::Rows(int64_t begin, int64_t end) const {
   return {At(*this, begin, 0), dtype, end - begin, columns, row_stride};
 }
 
+namespace {
+
+// The name of a product on a GPU's stream: with its sizes while operations are timed or awaited one
+// by one. Names are kept for ever; shapes are few.
+const char* NameOf(const Stream& stream, const char* operation, const Matrix& a, bool transpose_a,
+                   bool transpose_b, const Matrix& c, bool accumulate) {
+  if (stream.device() == DeviceKind::kCpu || stream.CanRecord()) return operation;
+  static std::mutex& mutex = *new std::mutex;
+  static auto& names = *new std::set<std::string>;
+  const std::string name =
+      StrCat(operation, " ", c.rows, "x", c.columns, "x", transpose_a ? a.rows : a.columns, " ",
+             transpose_a ? "T" : "N", transpose_b ? "T" : "N", accumulate ? " +=" : "");
+  std::lock_guard lock(mutex);
+  return names.insert(name).first->c_str();
+}
+
+}  // namespace
+
 void MatMul(Stream& stream, const Matrix& a, Transpose transpose_a, const Matrix& b,
             Transpose transpose_b, const Matrix& c, bool accumulate, const Tensor& bias) {
   const bool ta = transpose_a == Transpose::kYes;
@@ -166,7 +188,7 @@ void MatMul(Stream& stream, const Matrix& a, Transpose transpose_a, const Matrix
   CHECK(c.dtype == DType::kF32 || !accumulate) << "accumulation is in float32";
   if (m == 0 || n == 0) return;
   CHECK_GT(k, 0);
-  if (stream.OnGpu("MatMul")) {
+  if (stream.OnGpu(NameOf(stream, "MatMul", a, ta, tb, c, accumulate))) {
     return cuda::MatMul(stream, a, transpose_a, b, transpose_b, c, accumulate, bias);
   }
 
@@ -200,7 +222,8 @@ void MatMulGelu(Stream& stream, const Matrix& a, const Matrix& b, Transpose tran
   CHECK(y.dtype() == pre.dtype()) << DTypeName(y.dtype());
   if (pre.elements() == 0) return;
   CHECK_GT(a.columns, 0);
-  if (stream.OnGpu("MatMulGelu")) {
+  const bool turned = transpose_b == Transpose::kYes;
+  if (stream.OnGpu(NameOf(stream, "MatMulGelu", a, false, turned, Matrix::Of(pre), false))) {
     return cuda::MatMulGelu(stream, a, b, transpose_b, bias, pre, y);
   }
   MatMul(stream, a, Transpose::kNo, b, transpose_b, Matrix::Of(pre), false, bias);
@@ -214,7 +237,9 @@ void MatMulGeluBackward(Stream& stream, const Matrix& dy, const Matrix& b, Trans
   CHECK(dpre.dtype() == pre.dtype()) << DTypeName(dpre.dtype());
   if (pre.elements() == 0) return;
   CHECK_GT(dy.columns, 0);
-  if (stream.OnGpu("MatMulGeluBackward")) {
+  const bool turned = transpose_b == Transpose::kYes;
+  const Matrix out = Matrix::Of(dpre);
+  if (stream.OnGpu(NameOf(stream, "MatMulGeluBackward", dy, false, turned, out, false))) {
     return cuda::MatMulGeluBackward(stream, dy, b, transpose_b, pre, dpre);
   }
   MatMul(stream, dy, Transpose::kNo, b, transpose_b, Matrix::Of(dpre));

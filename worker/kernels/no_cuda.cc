@@ -73,6 +73,9 @@ void SoftmaxGradient(Stream&, const Tensor&, const Tensor&, int64_t, const Tenso
                      float, const Tensor&) {
   NoCuda("SoftmaxGradient");
 }
+void CrossEntropyInPlace(Stream&, const Tensor&, int64_t, const Tensor&, float, const Tensor&) {
+  NoCuda("CrossEntropyInPlace");
+}
 double SumF64(Stream&, const Tensor&) { NoCuda("SumF64"); }
 void SumF64(Stream&, const Tensor&, double*) { NoCuda("SumF64"); }
 void MatMul(Stream&, const Matrix&, Transpose, const Matrix&, Transpose, const Matrix&, bool,

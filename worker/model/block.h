@@ -19,7 +19,9 @@ struct BlockContext {
   ParameterStore* parameters = nullptr;
   TensorGroup tensor;
   DType compute = DType::kF32;  // of matrices and of activations, the residual stream included
-  Arena scratch;                // for what ends within a call
+  // Where the stream's memory is, or where it would be when a run is only planned.
+  DeviceKind device = DeviceKind::kCpu;
+  Arena scratch;  // for what ends within a call
 };
 
 // B sequences of T tokens; N = B * T.

@@ -16,7 +16,7 @@ struct DecoderStage::Slot {
   Tensor x_out;     // [N, H]: the stage's output, or the final norm's input
   Tensor normed;    // last stage
   NormStatistics norm;
-  Tensor dnormed;  // [N, H] f32: made with the loss
+  Tensor dnormed;  // [N, H]: made with the loss
   Tensor dx;       // [N, H]: the gradient on its way down the layers
   Arena deferred;  // operands of weight gradients that come later
   WeightWork work{false};
@@ -30,6 +30,7 @@ DecoderStage::DecoderStage(const StageOptions& options, const std::vector<Parame
   context_.parameters = parameters;
   context_.tensor = std::move(tensor);
   context_.compute = options.compute;
+  context_.device = options.device.value_or(stream->device());
   blocks_ = DecoderBlocks::Build(&context_, options.shape, specs, options.mesh, options.rank,
                                  options.recompute, options.tokens.length);
 }
@@ -61,7 +62,7 @@ void DecoderStage::Allocate(Arena& arena, Slot* slot) const {
   if (last()) {
     slot->normed = arena.Allocate(options_.compute, {n, h});
     slot->norm = blocks_.final_norm->AllocateStatistics(arena, n);
-    slot->dnormed = arena.Allocate(DType::kF32, {n, h});
+    slot->dnormed = arena.Allocate(blocks_.classifier->GradientDType(), {n, h});
   }
   slot->dx = arena.Allocate(options_.compute, {n, h});
 }

@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -30,6 +31,7 @@ struct StageOptions {
   TokenShape tokens{1, 1};
   DType compute = DType::kF32;
   Recompute recompute = Recompute::kNone;
+  std::optional<DeviceKind> device;  // that memory is planned for; the stream's if not given
 };
 
 // Bytes of a stage beside parameters, from the code that allocates them.

@@ -1,7 +1,10 @@
 #include "worker/model/model_shape.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <thread>
+#include <vector>
 
 #include "cluster/base/checksum.h"
 #include "cluster/base/rng.h"
@@ -216,8 +219,9 @@ float InitialValue(const ParameterSpec& spec, uint64_t seed, int64_t element) {
   return ValueAt(spec, InitRng(spec, seed), element);
 }
 
-void FillInitialValues(const ParameterSpec& spec, uint64_t seed, const Box& region, float* out) {
-  const CounterRng rng = InitRng(spec, seed);
+namespace {
+
+void FillRows(const ParameterSpec& spec, const CounterRng& rng, const Box& region, float* out) {
   const int rank = region.rank();
   Shape point = region.offset;
   for (int64_t i = 0, n = region.elements(); i < n; ++i) {
@@ -229,6 +233,34 @@ void FillInitialValues(const ParameterSpec& spec, uint64_t seed, const Box& regi
       point[d] = region.offset[d];
     }
   }
+}
+
+}  // namespace
+
+// Values depend on their element alone, so rows are dealt to as many threads as are worth starting.
+void FillInitialValues(const ParameterSpec& spec, uint64_t seed, const Box& region, float* out) {
+  constexpr int64_t kElementsOfThread = 1 << 20;
+  const CounterRng rng = InitRng(spec, seed);
+  if (region.elements() == 0) return;
+  const int64_t rows = region.extent[0], row_elements = region.elements() / rows;
+  const int64_t cores = std::max(1u, std::thread::hardware_concurrency());
+  const int64_t parts = std::min({cores, rows, region.elements() / kElementsOfThread + 1});
+  std::vector<std::thread> threads;
+  for (int64_t part = 1; part <= parts; ++part) {
+    const int64_t begin = (part - 1) * rows / parts;
+    Box piece = region;
+    piece.offset[0] += begin;
+    piece.extent[0] = part * rows / parts - begin;
+    const auto fill = [&spec, &rng, piece, to = out + begin * row_elements] {
+      FillRows(spec, rng, piece, to);
+    };
+    if (part == parts) {
+      fill();
+    } else {
+      threads.emplace_back(fill);
+    }
+  }
+  for (std::thread& thread : threads) thread.join();
 }
 
 double TrainingFlopPerToken(const ModelShape& s, int64_t parameters, int64_t length) {

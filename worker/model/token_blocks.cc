@@ -1,6 +1,7 @@
 #include "worker/model/token_blocks.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "cluster/device/elementwise.h"
 #include "worker/kernels/cross_entropy.h"
@@ -43,12 +44,29 @@ int64_t EmbeddingBlock::ScratchBytes(int64_t tokens) const {
   return Arena::RoundUp(tokens * hidden_ * ByteSize(DType::kF32));
 }
 
-int64_t Classifier::ChunkTokens(int64_t tokens) const {
-  // A chunk's logits should stay near the caches; products want a few hundred rows.
-  constexpr int64_t kLogitBytes = 8 << 20;
-  const int64_t fit = kLogitBytes / (rows_ * ByteSize(DType::kF32)) / 64 * 64;
-  return std::min(tokens, std::max<int64_t>(128, fit));
+int64_t Classifier::PartTokens(int64_t tokens) const {
+  const int64_t row_bytes = rows_ * ByteSize(DType::kF32);
+  if (context_->device == DeviceKind::kCpu) {
+    // A chunk's logits should stay near the caches; products want a few hundred rows.
+    constexpr int64_t kLogitBytes = 8 << 20;
+    return std::min(tokens, std::max<int64_t>(128, kLogitBytes / row_bytes / 64 * 64));
+  }
+  // Few chunks: each passes over the head's gradient. A power of two suits the products.
+  constexpr int64_t kLogitBytes = 1 << 30;
+  const auto fit = static_cast<uint64_t>(std::max<int64_t>(128, kLogitBytes / row_bytes));
+  return std::min(tokens, static_cast<int64_t>(std::bit_floor(fit)));
 }
+
+int64_t Classifier::TrainTokens(int64_t tokens) const {
+  const int64_t parts = InPlace() ? ByteSize(DType::kF32) / ByteSize(context_->compute) : 1;
+  return std::min(tokens, parts * PartTokens(tokens));
+}
+
+bool Classifier::InPlace() const {
+  return context_->device == DeviceKind::kCuda && context_->tensor.size() == 1;
+}
+
+DType Classifier::GradientDType() const { return InPlace() ? context_->compute : DType::kF32; }
 
 Classifier::Chunk Classifier::Allocate(Arena& arena, int64_t tokens) const {
   Chunk chunk;
@@ -66,10 +84,21 @@ Classifier::Chunk Classifier::Allocate(Arena& arena, int64_t tokens) const {
   return chunk;
 }
 
+// Rows are padded: products and kernels want them at multiples of 16 bytes, and of 128 best.
+Classifier::Chunk Classifier::AllocateInPlace(Arena& arena, int64_t tokens) const {
+  constexpr int64_t kStep = 64;
+  const int64_t stride = (rows_ + kStep - 1) / kStep * kStep;
+  Chunk chunk;
+  chunk.logits = arena.Allocate(context_->compute, {tokens, stride});
+  chunk.losses = arena.Allocate(DType::kF32, {tokens});
+  return chunk;
+}
+
 int64_t Classifier::ScratchBytes(int64_t tokens) const {
-  Arena arena = Arena::Measuring();
-  Allocate(arena, ChunkTokens(tokens));
-  return arena.used_bytes_max();
+  Arena evaluation = Arena::Measuring(), training = Arena::Measuring();
+  Allocate(evaluation, PartTokens(tokens));
+  if (InPlace()) AllocateInPlace(training, TrainTokens(tokens));
+  return std::max(evaluation.used_bytes_max(), training.used_bytes_max());
 }
 
 void Classifier::Logits(const Tensor& x, const Tensor& logits) const {
@@ -96,31 +125,59 @@ void Classifier::Score(const Chunk& chunk, const Tensor& labels) const {
 }
 
 int64_t Classifier::LossParts(int64_t n) const {
-  const int64_t step = ChunkTokens(n);
+  const int64_t step = PartTokens(n);
   return (n + step - 1) / step;
+}
+
+namespace {
+
+// A parameter's memory with as many rows: see kRowStep.
+Matrix WithRows(const Tensor& tensor, int64_t rows) {
+  Matrix matrix = Matrix::Of(tensor);
+  CHECK_LE(rows, PaddedRows(matrix.rows));
+  matrix.rows = rows;
+  return matrix;
+}
+
+}  // namespace
+
+Matrix Classifier::LossesAndGradient(const Tensor& x, const Tensor& labels, const Matrix& weight,
+                                     double scale, const Chunk& chunk) const {
+  Stream& stream = *context_->stream;
+  const Matrix logits = Matrix::Of(chunk.logits).Columns(0, ProductRows());
+  MatMul(stream, Matrix::Of(x), Transpose::kNo, weight, Transpose::kYes, logits);
+  if (InPlace()) {
+    CrossEntropyInPlace(stream, chunk.logits, rows_, labels, static_cast<float>(scale),
+                        chunk.losses);
+    return logits;
+  }
+  Score(chunk, labels);
+  SoftmaxGradient(stream, chunk.logits, labels, first_row_, chunk.row_max, chunk.row_sum,
+                  static_cast<float>(scale), chunk.dlogits);
+  return Matrix::Of(chunk.dlogits);
 }
 
 void Classifier::Train(const Tensor& x, const Tensor& labels, double scale, const Tensor& dx,
                        MicrobatchId microbatch, double* loss_parts) const {
   Stream& stream = *context_->stream;
   ParameterStore& parameters = *context_->parameters;
-  const int64_t n = x.dim(0), step = ChunkTokens(n);
-  const Tensor weight = parameters.Acquire(head_);
+  const int64_t n = x.dim(0), step = TrainTokens(n), part = PartTokens(n);
+  const Matrix weight = WithRows(parameters.Acquire(head_), ProductRows());
   GradientSink sink = parameters.Gradients(head_, role_, microbatch);
+  const Matrix gradient = WithRows(sink.accumulator, ProductRows());
   for (int64_t begin = 0; begin < n; begin += step) {
     const int64_t end = std::min(n, begin + step), mark = context_->scratch.Mark();
-    const Chunk chunk = Allocate(context_->scratch, end - begin);
-    const Tensor rows = x.Rows(begin, end), row_labels = labels.Rows(begin, end);
-    MatMul(stream, Matrix::Of(rows), Transpose::kNo, Matrix::Of(weight), Transpose::kYes,
-           Matrix::Of(chunk.logits));
-    Score(chunk, row_labels);
-    SumF64(stream, chunk.losses, loss_parts++);
-    SoftmaxGradient(stream, chunk.logits, row_labels, first_row_, chunk.row_max, chunk.row_sum,
-                    static_cast<float>(scale), chunk.dlogits);
-    MatMul(stream, Matrix::Of(chunk.dlogits), Transpose::kNo, Matrix::Of(weight), Transpose::kNo,
+    const Chunk chunk = InPlace() ? AllocateInPlace(context_->scratch, end - begin)
+                                  : Allocate(context_->scratch, end - begin);
+    const Tensor rows = x.Rows(begin, end);
+    const Matrix dlogits = LossesAndGradient(rows, labels.Rows(begin, end), weight, scale, chunk);
+    for (int64_t at = begin; at < end; at += part) {
+      SumF64(stream, chunk.losses.Rows(at - begin, std::min(end, at + part) - begin), loss_parts++);
+    }
+    MatMul(stream, dlogits, Transpose::kNo, weight, Transpose::kNo,
            Matrix::Of(dx.Rows(begin, end)));
-    MatMul(stream, Matrix::Of(chunk.dlogits), Transpose::kYes, Matrix::Of(rows), Transpose::kNo,
-           Matrix::Of(sink.accumulator), sink.accumulate);
+    MatMul(stream, dlogits, Transpose::kYes, Matrix::Of(rows), Transpose::kNo, gradient,
+           sink.accumulate);
     sink.accumulate = true;
     context_->scratch.Release(mark);
   }
@@ -131,7 +188,7 @@ void Classifier::Train(const Tensor& x, const Tensor& labels, double scale, cons
 
 void Classifier::Evaluate(const Tensor& x, const Tensor& labels, const Tensor& losses,
                           double* loss_parts) const {
-  const int64_t n = x.dim(0), step = ChunkTokens(n);
+  const int64_t n = x.dim(0), step = PartTokens(n);
   for (int64_t begin = 0; begin < n; begin += step) {
     const int64_t end = std::min(n, begin + step), mark = context_->scratch.Mark();
     const Chunk chunk = Allocate(context_->scratch, end - begin);

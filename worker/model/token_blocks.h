@@ -32,7 +32,8 @@ class EmbeddingBlock {
 };
 
 // Loss and its gradient over chunks of tokens: full logits never exist. The gradient of the head's
-// weight is added in the same pass, while the chunk's logits are at hand.
+// weight is added in the same pass, while the chunk's logits are at hand. On a GPU whose rows are
+// whole, logits have the compute dtype, and one kernel makes losses and gradients of them in place.
 class Classifier {
  public:
   // role: of the head's gradient (1 when the table is the embedding's). rows: this rank's part of
@@ -48,13 +49,14 @@ class Classifier {
 
   // The loss is the sum of the losses of the tokens that have a label, in f64: of LossParts(N)
   // parts on the stream's device, to be added in their order. Also d(scale * loss)/dx in dx ([N, H]
-  // f32, summed over the tensor group). x: [N, H]. labels: [N] i32.
+  // of GradientDType(), summed over the tensor group). x: [N, H]. labels: [N] i32.
   void Train(const Tensor& x, const Tensor& labels, double scale, const Tensor& dx,
              MicrobatchId microbatch, double* loss_parts) const;
   // The loss alone. losses: [N] f32 by token, or undefined. loss_parts may be null.
   void Evaluate(const Tensor& x, const Tensor& labels, const Tensor& losses,
                 double* loss_parts = nullptr) const;
   int64_t LossParts(int64_t n) const;
+  DType GradientDType() const;
   // logits: [N, rows] f32 of this rank's part.
   void Logits(const Tensor& x, const Tensor& logits) const;
 
@@ -62,13 +64,23 @@ class Classifier {
   int64_t rows() const { return rows_; }
 
  private:
+  // Products on a GPU are made with the rows behind the vocabulary, which are zeros.
+  int64_t ProductRows() const { return InPlace() ? PaddedRows(rows_) : rows_; }
   struct Chunk {
     Tensor logits, dlogits, row_max, row_sum, target, losses, gathered;
   };
-  int64_t ChunkTokens(int64_t tokens) const;
+  // Tokens whose losses are one part of the sum: a chunk of an evaluation.
+  int64_t PartTokens(int64_t tokens) const;
+  // Tokens of a chunk in training: whole parts.
+  int64_t TrainTokens(int64_t tokens) const;
+  bool InPlace() const;
   Chunk Allocate(Arena& arena, int64_t tokens) const;
+  Chunk AllocateInPlace(Arena& arena, int64_t tokens) const;
   // Statistics over the whole vocabulary, and the chunk's losses.
   void Score(const Chunk& chunk, const Tensor& labels) const;
+  // Losses of a chunk, and what its logits become: their gradient [tokens, ProductRows()].
+  Matrix LossesAndGradient(const Tensor& x, const Tensor& labels, const Matrix& weight,
+                           double scale, const Chunk& chunk) const;
 
   BlockContext* context_;
   int64_t hidden_;

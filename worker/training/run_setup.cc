@@ -23,6 +23,7 @@ StageOptions StageOptionsFor(const proto::Config& config, const Mesh& mesh, int 
   options.recompute = recompute == "full"        ? Recompute::kFull
                       : recompute == "selective" ? Recompute::kSelective
                                                  : Recompute::kNone;
+  options.device = config.device() == "cuda" ? DeviceKind::kCuda : DeviceKind::kCpu;
   return options;
 }
 
