@@ -13,11 +13,15 @@ if [ ! -x "$nvcc" ]; then
 fi
 
 # Registers that do not fit: KERNEL, ARCHITECTURE, at most so many bytes stored. Heads of 256 in the
-# attention's backward pass are past what a thread holds; the others are a word or two.
+# attention's backward pass are past what a thread holds, and so are blocks of 1,024 threads with the
+# f32 rows of a wide layer norm; the others are a word or two.
 cat >"${TMPDIR:-/tmp}/spills.$$" <<'LIST'
 AttentionQueryGradientKernel<BackwardShapes<256>, sm_80 60
 AttentionQueryGradientKernel<BackwardShapes<256>, sm_90a 8
 AttentionQueryGradientKernel<BackwardShapes<64>, sm_100 4
+NormBackwardKernel<1024, true, float> sm_80 40
+NormBackwardKernel<1024, true, float> sm_90a 40
+NormBackwardKernel<1024, true, float> sm_100 64
 LIST
 trap 'rm -f "${TMPDIR:-/tmp}/spills.$$"' EXIT
 # Kernels that claim 16-byte accesses, by how their names begin: loads and stores, or loads alone.
@@ -25,7 +29,7 @@ both='AdamWKernel|AdamWRoundedKernel|AddKernel|CastKernel|EmbeddingForwardKernel
 both+='EmbeddingBackwardKernel<8|PositionEmbeddingKernel<8|GeluForwardKernel|GeluBackwardKernel|'
 both+='SwiGluForwardKernel|SwiGluBackwardKernel|NormForwardKernel|NormBackwardKernel|RotaryKernel<8|'
 both+='SoftmaxGradientKernel|AttentionForwardKernel|AttentionKeyGradientKernel|'
-both+='AttentionQueryGradientKernel'
+both+='AttentionQueryGradientKernel|CrossEntropyKernel'
 loads='SoftmaxStatisticsKernel|SumsOfSquaresKernel|SumF64Kernel|StateChecksumKernel|'
 loads+='BiasPartialsKernel<8|LongRunsKernel<8'
 

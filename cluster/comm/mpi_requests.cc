@@ -81,6 +81,8 @@ Packet MpiRequests::TakePacket() {
   return packet;
 }
 
+void MpiRequests::KeepPacket(Packet packet) { state_->Keep(std::move(packet)); }
+
 void MpiRequests::SendPacket(int peer, Packet packet) {
   MPI_Request handle;
   MPI_Isend(packet.data(), static_cast<int>(packet.size()), MPI_BYTE, peer, kPacketTag,

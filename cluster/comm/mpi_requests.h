@@ -30,8 +30,9 @@ class MpiRequests {
   // then hang, and is not called: such a process leaves by _exit.
   ~MpiRequests();
 
-  // Memory to make a packet in.
+  // Memory to make a packet in, and back when it was sent another way.
   Packet TakePacket();
+  void KeepPacket(Packet packet);
   void SendPacket(int peer, Packet packet);
   // Sends or receives bytes [begin, end) of a transfer, contiguous, under `tag`. Chunks of one tag
   // move in the order of calls.

@@ -15,8 +15,9 @@ namespace {
 // Who may be read by this process: all of its host, if every process of the job can read its
 // neighbours; else nobody. Both ends of a message must judge alike, so the verdict is common.
 // Collective over MPI_COMM_WORLD: part of the start of MPI. TRIREME_COMM_PULL=0 forbids it.
-std::vector<ProcessIdentity> ReadableProcesses(int size) {
-  const ProcessIdentity mine = MyProcessIdentity();
+std::vector<ProcessIdentity> ReadableProcesses(int size, int mailbox) {
+  ProcessIdentity mine = MyProcessIdentity();
+  mine.mailbox = mailbox;
   std::vector<ProcessIdentity> all(size);
   MPI_Allgather(&mine, sizeof(mine), MPI_BYTE, all.data(), sizeof(mine), MPI_BYTE, MPI_COMM_WORLD);
   const char* wish = std::getenv("TRIREME_COMM_PULL");
@@ -36,6 +37,23 @@ std::vector<ProcessIdentity> ReadableProcesses(int size) {
     if (!all_work || process.host != mine.host) process.host = 0;
   }
   return all;
+}
+
+// The transport over MPI_COMM_WORLD, with a mailbox where the kernel gives one. Collective.
+std::unique_ptr<ProcessTransport> MakeTransport(int rank, int size, int tag_max, bool finalize) {
+  auto made = HostMailbox::Make(rank, size);
+  if (!made.ok()) VLOG(1) << made.status().message();
+  std::unique_ptr<HostMailbox> mailbox = made.ok() ? std::move(*made) : nullptr;
+  std::vector<ProcessIdentity> readable =
+      ReadableProcesses(size, mailbox == nullptr ? -1 : mailbox->descriptor());
+  for (int peer = 0; mailbox != nullptr && peer < size; ++peer) {
+    const ProcessIdentity& process = readable[peer];
+    if (peer == rank || process.host == 0 || process.mailbox < 0) continue;
+    const Status status = mailbox->Connect(peer, process.pid, static_cast<int>(process.mailbox));
+    if (!status.ok()) VLOG(1) << status.message();  // packets go by MPI
+  }
+  return std::make_unique<ProcessTransport>(rank, std::move(readable), tag_max, std::move(mailbox),
+                                            std::make_unique<MpiRequests>(finalize));
 }
 
 }  // namespace
@@ -72,11 +90,10 @@ Result<std::unique_ptr<CommunicatorFactory>> MpiWorld() {
   int found = 0;
   MPI_Comm_get_attr(MPI_COMM_WORLD, MPI_TAG_UB, &tag_max, &found);
   CHECK(found) << "MPI without a largest tag";
-  std::unique_ptr<CommunicatorFactory> factory = std::make_unique<EngineFactory>(
-      std::make_shared<CommEngine>(std::make_unique<ProcessTransport>(
-                                       rank, ReadableProcesses(size), std::min(*tag_max, 1 << 30),
-                                       std::make_unique<MpiRequests>(/*finalize=*/!initialized)),
-                                   std::make_shared<Waker>()));
+  std::unique_ptr<CommunicatorFactory> factory =
+      std::make_unique<EngineFactory>(std::make_shared<CommEngine>(
+          MakeTransport(rank, size, std::min(*tag_max, 1 << 30), /*finalize=*/!initialized),
+          std::make_shared<Waker>()));
   return factory;
 }
 

@@ -20,9 +20,9 @@ PacketHeader HeaderOf(const Transfer& transfer, PacketType type) {
   return header;
 }
 
-PacketHeader ReadHeader(const Packet& packet, int64_t bytes, int source) {
+PacketHeader ReadHeader(std::span<const std::byte> packet, int source) {
   PacketHeader header;
-  CHECK_GE(bytes, static_cast<int64_t>(sizeof(header))) << "a packet from world rank " << source;
+  CHECK_GE(packet.size(), sizeof(header)) << "a packet from world rank " << source;
   std::memcpy(&header, packet.data(), sizeof(header));
   return header;
 }
@@ -48,12 +48,12 @@ bool SegmentsFitPacket(const Transfer& transfer) {
          kEagerBytes;
 }
 
-Packet AnnouncePacket(const Transfer& transfer, bool with_segments) {
+Packet AnnouncePacket(const Transfer& transfer, bool with_segments, Packet packet) {
   PacketHeader header = HeaderOf(transfer, PacketType::kAnnounce);
   header.prefix = transfer.limit;
   const auto& segments = transfer.layout.segments();
   const size_t extra = with_segments ? segments.size() * sizeof(segments[0]) : 0;
-  Packet packet(sizeof(header) + extra);
+  packet.resize(sizeof(header) + extra);
   WriteHeader(header, &packet);
   if (extra > 0) std::memcpy(packet.data() + sizeof(header), segments.data(), extra);
   return packet;

@@ -46,13 +46,13 @@ inline constexpr int64_t kPacketBytesMax = sizeof(PacketHeader) + kEagerBytes;
 using Packet = std::vector<std::byte>;
 
 PacketHeader HeaderOf(const Transfer& transfer, PacketType type);
-// The header of a packet of `bytes`, from world rank `source`.
-PacketHeader ReadHeader(const Packet& packet, int64_t bytes, int source);
+// The header of a packet from world rank `source`.
+PacketHeader ReadHeader(std::span<const std::byte> packet, int source);
 void WriteHeader(const PacketHeader& header, Packet* packet);
 // The whole message behind its header. `packet` is memory to reuse.
 Packet EagerPacket(const Transfer& transfer, Packet packet);
-// The addresses of a transfer's segments behind a header, and back.
-Packet AnnouncePacket(const Transfer& transfer, bool with_segments);
+// The addresses of a transfer's segments behind a header, and back. `packet` is memory to reuse.
+Packet AnnouncePacket(const Transfer& transfer, bool with_segments, Packet packet);
 StreamLayout AnnouncedSegments(std::span<const std::byte> packet);
 // True when the segments' addresses fit a packet; the same at both ends.
 bool SegmentsFitPacket(const Transfer& transfer);

@@ -15,6 +15,7 @@ struct ProcessIdentity {
   int64_t pid = 0;
   uint64_t cookie_address = 0;  // where `cookie` lies in that process
   uint64_t cookie = 0;
+  int64_t mailbox = -1;  // the descriptor of its HostMailbox
 };
 
 ProcessIdentity MyProcessIdentity();

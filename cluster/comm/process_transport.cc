@@ -49,11 +49,13 @@ ChunkNotes& NotesOf(const Transfer& transfer) { return static_cast<ChunkNotes&>(
 }  // namespace
 
 ProcessTransport::ProcessTransport(int rank, std::vector<ProcessIdentity> readable, int tag_max,
+                                   std::unique_ptr<HostMailbox> mailbox,
                                    std::unique_ptr<MpiRequests> mpi)
     : rank_(rank),
       readable_(std::move(readable)),
       checked_(readable_.size(), -kCheckEvery),
       tag_max_(tag_max),
+      mailbox_(std::move(mailbox)),
       mpi_(std::move(mpi)) {}
 
 int ProcessTransport::spin_rounds() const {
@@ -74,11 +76,19 @@ bool ProcessTransport::IsPulled(const Transfer& transfer) const {
   return readable_[transfer.peer].host != 0 && SegmentsFitPacket(transfer);
 }
 
+void ProcessTransport::Send(int peer, Packet packet) {
+  if (mailbox_ != nullptr && mailbox_->Send(peer, packet)) {
+    mpi_->KeepPacket(std::move(packet));
+  } else {
+    mpi_->SendPacket(peer, std::move(packet));
+  }
+}
+
 void ProcessTransport::SendHeader(int peer, const PacketHeader& header) {
   Packet packet = mpi_->TakePacket();
   packet.resize(sizeof(header));
   WriteHeader(header, &packet);
-  mpi_->SendPacket(peer, std::move(packet));
+  Send(peer, std::move(packet));
 }
 
 void ProcessTransport::SendControl(const Transfer& transfer, PacketType type, int64_t prefix,
@@ -90,7 +100,7 @@ void ProcessTransport::SendControl(const Transfer& transfer, PacketType type, in
 }
 
 void ProcessTransport::SendEager(Transfer* transfer) {
-  mpi_->SendPacket(transfer->peer, EagerPacket(*transfer, mpi_->TakePacket()));
+  Send(transfer->peer, EagerPacket(*transfer, mpi_->TakePacket()));
   transfer->done = transfer->layout.bytes();
   transfer->complete = true;
 }
@@ -106,7 +116,7 @@ void ProcessTransport::Post(Transfer* transfer) {
   const bool pulled = IsPulled(*transfer);
   // Without addresses an announcement only tells a receiver that expects something small.
   if (pulled || !transfer->key.collective) {
-    mpi_->SendPacket(transfer->peer, AnnouncePacket(*transfer, pulled));
+    Send(transfer->peer, AnnouncePacket(*transfer, pulled, mpi_->TakePacket()));
     NotesOf(*transfer).reported = transfer->limit;
   }
   const auto early = early_grants_.find(key);
@@ -256,14 +266,14 @@ void ProcessTransport::Deliver(Transfer* receive, const PacketHeader& header,
   }
 }
 
-void ProcessTransport::OnPacket(int source, const Packet& packet, int64_t bytes) {
-  const PacketHeader header = ReadHeader(packet, bytes, source);
+void ProcessTransport::OnPacket(int source, std::span<const std::byte> packet) {
+  const PacketHeader header = ReadHeader(packet, source);
   const PeerKey key{source, header.key()};
   if (header.type == PacketType::kGrant || header.type == PacketType::kDone ||
       header.type == PacketType::kRefuseSend || header.type == PacketType::kGivenUp) {
     ToSender(key, header);
   } else {
-    ToReceiver(key, header, packet, bytes);
+    ToReceiver(key, header, packet);
   }
 }
 
@@ -298,7 +308,7 @@ void ProcessTransport::ToSender(const PeerKey& key, const PacketHeader& header) 
 }
 
 void ProcessTransport::ToReceiver(const PeerKey& key, const PacketHeader& header,
-                                  const Packet& packet, int64_t bytes) {
+                                  std::span<const std::byte> packet) {
   if (header.generation < generation_) {
     GiveUp(key, header);
     return;
@@ -309,13 +319,13 @@ void ProcessTransport::ToReceiver(const PeerKey& key, const PacketHeader& header
       Early& early = early_ready_[key];
       if (header.prefix > early.header.prefix) early.header = header;
     } else if (header.type != PacketType::kRefuseReceive) {
-      early_messages_[key] = {header, Packet(packet.begin(), packet.begin() + bytes)};
+      early_messages_[key] = {header, Packet(packet.begin(), packet.end())};
     }
     return;
   }
   Transfer* receive = found->second;
   if (header.type != PacketType::kReady) {
-    Deliver(receive, header, std::span(packet).first(bytes));
+    Deliver(receive, header, packet);
     return;
   }
   if (ChunkNotes& notes = NotesOf(*receive); notes.remote.bytes() > 0) {
@@ -363,7 +373,11 @@ void ProcessTransport::OnChunk(Transfer* transfer, int64_t end, const std::strin
 
 bool ProcessTransport::Poll() {
   // MPI may yield the core to another rank of it, while there is work in our caches.
-  const bool pulled = Pull();
+  const auto take = [this](int source, std::span<const std::byte> packet) {
+    OnPacket(source, packet);
+  };
+  const bool taken = mailbox_ != nullptr && mailbox_->Receive(take);
+  const bool pulled = Pull() || taken;
   if (pulled && ++rounds_without_mpi_ < kRoundsWithoutMpiMax) return true;
   rounds_without_mpi_ = 0;
   std::vector<MpiRequests::News> all_news = mpi_->Test();
@@ -371,7 +385,7 @@ bool ProcessTransport::Poll() {
     if (news.transfer != nullptr) {
       OnChunk(news.transfer, news.end, news.error);
     } else {
-      OnPacket(news.source, news.packet, news.packet_bytes);
+      OnPacket(news.source, std::span(news.packet).first(news.packet_bytes));
       mpi_->Recycle(std::move(news.packet));
     }
   }

@@ -1,5 +1,8 @@
 // The transport between processes, over non-blocking point-to-point messages of MPI_COMM_WORLD.
 //
+// Packets go through shared memory to processes of the same host (host_mailbox.h), by MPI to others
+// and where there is no room; they may overtake each other.
+//
 // 1. Small messages travel whole, in one packet (tag 0) behind a header with their key; packets are
 //    received into a pool, and wait in a table when their receive is not posted yet.
 // 2. Between processes of one host a large send is announced with its addresses. The receiver reads
@@ -21,6 +24,7 @@
 #include <vector>
 
 #include "cluster/base/clock.h"
+#include "cluster/comm/host_mailbox.h"
 #include "cluster/comm/message_transport.h"
 #include "cluster/comm/mpi_requests.h"
 #include "cluster/comm/packet.h"
@@ -31,9 +35,9 @@ namespace trireme {
 class ProcessTransport final : public MessageTransport {
  public:
   // readable[r]: the process of rank r, if its memory may be read; else its host is 0.
-  // Chunks use MPI's tags 1 .. tag_max.
+  // Chunks use MPI's tags 1 .. tag_max. mailbox: connected to those that may be read, or null.
   ProcessTransport(int rank, std::vector<ProcessIdentity> readable, int tag_max,
-                   std::unique_ptr<MpiRequests> mpi);
+                   std::unique_ptr<HostMailbox> mailbox, std::unique_ptr<MpiRequests> mpi);
 
   int rank() const override { return rank_; }
   int size() const override { return static_cast<int>(readable_.size()); }
@@ -59,6 +63,7 @@ class ProcessTransport final : public MessageTransport {
   bool IsEager(const Transfer& transfer) const;
   // True when the receiver reads the sender's memory: the same at both ends.
   bool IsPulled(const Transfer& transfer) const;
+  void Send(int peer, Packet packet);
   void SendHeader(int peer, const PacketHeader& header);
   void SendControl(const Transfer& transfer, PacketType type, int64_t prefix = 0, int tag = 0);
   void SendEager(Transfer* transfer);
@@ -67,9 +72,9 @@ class ProcessTransport final : public MessageTransport {
   void Grant(Transfer* send, const PacketHeader& header);
   // What a packet means for a posted receive: the message, its announcement, or a mismatch.
   void Deliver(Transfer* receive, const PacketHeader& header, std::span<const std::byte> packet);
-  void OnPacket(int source, const Packet& packet, int64_t bytes);
-  void ToReceiver(const PeerKey& key, const PacketHeader& header, const Packet& packet,
-                  int64_t bytes);
+  void OnPacket(int source, std::span<const std::byte> packet);
+  void ToReceiver(const PeerKey& key, const PacketHeader& header,
+                  std::span<const std::byte> packet);
   void ToSender(const PeerKey& key, const PacketHeader& header);
   bool Pull();
   bool CheckIsDue(int peer);
@@ -81,6 +86,7 @@ class ProcessTransport final : public MessageTransport {
   const std::vector<ProcessIdentity> readable_;
   std::vector<Micros> checked_;  // when each process was last seen to be the same
   const int tag_max_;
+  const std::unique_ptr<HostMailbox> mailbox_;
   const std::unique_ptr<MpiRequests> mpi_;
   int next_tag_ = 1;
   uint64_t generation_ = 0;

@@ -93,6 +93,16 @@ inline __host__ __device__ bool IsPackAligned(const void* p) {
   return reinterpret_cast<uintptr_t>(p) % 16 == 0;
 }
 
+// p, which points to global memory: for pointers that a kernel has read, of which the compiler does
+// not know it.
+template <typename T>
+__device__ __forceinline__ T* InGlobalMemory(T* p) {
+#if defined(__CUDA_ARCH__)
+  __builtin_assume(__isGlobal(p));
+#endif
+  return p;
+}
+
 // p must be 16-byte aligned.
 template <typename T>
 __device__ __forceinline__ Pack<T> LoadPack(const T* p) {

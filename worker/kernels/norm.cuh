@@ -92,15 +92,16 @@ struct NormRow {
 };
 
 // Block b does rows [b rows_of_block, (b + 1) rows_of_block), and reads a row while it works on the
-// one before. partials[b, :]: its sums of dweight, and behind them those of dbias for a layer norm;
-// [blocks, (1 or 2) width]. dx may be dy or past. With g = dy weight, z = (x - m) r:
-// dx = r (g - mean(g) - z mean(g z)) + past; mean(g) only for a layer norm.
+// one before, where a thread has registers for two. partials[b, :]: its sums of dweight, and behind
+// them those of dbias for a layer norm; [blocks, (1 or 2) width]. dx may be dy or past. With g = dy
+// weight, z = (x - m) r: dx = r (g - mean(g) - z mean(g z)) + past; mean(g) only for a layer norm.
 template <int kThreads, bool kLayer, typename T>
 __global__ void __launch_bounds__(kThreads)
     NormBackwardKernel(const T* dy, const T* x, const float* weight, const float* mean,
                        const float* inverse, const T* past, NormSize size, int rows_of_block, T* dx,
                        float* partials) {
   constexpr int kSums = kLayer ? 2 : 1;
+  constexpr bool kAhead = kThreads <= 512;
   const int begin = static_cast<int>(threadIdx.x) * kPiece;
   const bool has = begin < size.width;
   const float width = static_cast<float>(size.width);
@@ -111,19 +112,21 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t at = row * size.width + begin;
     to.dy.Load(dy + at);
     to.x.Load(x + at);
-    if (past != nullptr) to.past.Load(past + at);
+    if (kAhead && past != nullptr) to.past.Load(past + at);
     to.inverse = inverse[row];
     to.mean = kLayer ? mean[row] : 0.0f;
   };
   float w[kPiece] = {}, dw[kPiece] = {}, db[kLayer ? kPiece : 1] = {};
-  if (has) LoadFloats(weight + begin, w);
+  if (kAhead && has) LoadFloats(weight + begin, w);
   NormRow<T> now, next;
-  read(first, now);
+  if (kAhead) read(first, now);
   for (int64_t row = first; row < last; ++row) {
-    if (row + 1 < last) read(row + 1, next);
+    if (!kAhead) read(row, now);
+    if (kAhead && row + 1 < last) read(row + 1, next);
     float g[kPiece], z[kPiece];
     float sums[kSums] = {};  // of g z, of g
     if (has) {
+      if (!kAhead) LoadFloats(weight + begin, w);
       for (int k = 0; k < kPiece; ++k) {
         g[k] = now.dy[k];
         z[k] = (now.x[k] - now.mean) * now.inverse;
@@ -137,13 +140,15 @@ __global__ void __launch_bounds__(kThreads)
     BlockSums<kThreads>(sums);
     const float mean_gz = sums[0] / width, mean_g = kLayer ? sums[kSums - 1] / width : 0.0f;
     if (has) {
+      const int64_t at = row * size.width + begin;
+      if (!kAhead && past != nullptr) now.past.Load(past + at);
       for (int k = 0; k < kPiece; ++k) {
         const float d = now.inverse * fmaf(z[k], -mean_gz, g[k] - mean_g);
         g[k] = past != nullptr ? now.past[k] + d : d;
       }
-      StoreFloats(dx + row * size.width + begin, g);
+      StoreFloats(dx + at, g);
     }
-    now = next;
+    if (kAhead) now = next;
   }
   if (!has) return;
   float* partial = partials + int64_t{blockIdx.x} * kSums * size.width + begin;

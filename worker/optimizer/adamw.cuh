@@ -171,8 +171,8 @@ inline constexpr int kSquaresThreads = 512;
 template <int kThreads>
 __global__ __launch_bounds__(kThreads) void SumsOfSquaresKernel(const NormRange* ranges) {
   const NormRange range = ranges[blockIdx.x];
-  const double sum =
-      BlockSumF64<kThreads>(range.x, range.elements, [](double value) { return value * value; });
+  const double sum = BlockSumF64<kThreads>(InGlobalMemory(range.x), range.elements,
+                                           [](double value) { return value * value; });
   if (threadIdx.x == 0) *range.sum = sum;
 }
 

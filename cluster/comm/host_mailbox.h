@@ -1,0 +1,58 @@
+// HostMailbox: packets between the processes of one host through shared memory, for those that are
+// small and in a hurry. A packet is there as soon as its cache line is; MPI is not entered.
+//
+// Each process has an inbox, with a lane for each process of the job: a ring of slots that one
+// process writes and one reads. The memory has no name: others map it by the owner's descriptor
+// (/proc/PID/fd), which the kernel allows to whoever may read the owner's memory. So nothing is
+// left behind by processes that die, and what is mapped stays valid without them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "cluster/base/status.h"
+
+namespace trireme {
+
+class HostMailbox {
+ public:
+  static constexpr int64_t kPacketBytesMax = 248;
+
+  // An inbox for a job of `size` processes. kUnavailable where the kernel gives no such memory.
+  static Result<std::unique_ptr<HostMailbox>> Make(int rank, int size);
+  ~HostMailbox();
+  HostMailbox(const HostMailbox&) = delete;
+  HostMailbox& operator=(const HostMailbox&) = delete;
+
+  // What others open.
+  int descriptor() const { return descriptor_; }
+  // From now on packets go to `peer` and are looked for from it. kUnavailable, with nothing done,
+  // when its inbox cannot be opened.
+  Status Connect(int peer, int64_t pid, int descriptor);
+
+  // False, with nothing done, when the packet is too large, the lane full, or the peer not
+  // connected: packets then go another way, and may overtake each other.
+  bool Send(int peer, std::span<const std::byte> packet);
+  // Calls take(source, packet) for packets that have come, at most a lane's worth of each source;
+  // true if there was any. A packet is valid during the call.
+  bool Receive(const std::function<void(int, std::span<const std::byte>)>& take);
+
+ private:
+  struct Lane;
+  HostMailbox(int rank, int size);
+
+  const int rank_;
+  const int size_;
+  int descriptor_ = -1;
+  Lane* inbox_ = nullptr;       // a lane a process of the job
+  std::vector<Lane*> peers_;    // their inboxes; null: not connected
+  std::vector<int> sources_;    // that are connected
+  std::vector<uint32_t> sent_;  // by peer
+  std::vector<uint32_t> read_;  // by source
+};
+
+}  // namespace trireme
