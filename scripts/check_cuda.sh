@@ -14,14 +14,17 @@ fi
 
 # Registers that do not fit: KERNEL, ARCHITECTURE, at most so many bytes stored. Heads of 256 in the
 # attention's backward pass are past what a thread holds, and so are blocks of 1,024 threads with the
-# f32 rows of a wide layer norm; the others are a word or two.
+# f32 in a wide layer norm; the others are a word or two.
 cat >"${TMPDIR:-/tmp}/spills.$$" <<'LIST'
 AttentionQueryGradientKernel<BackwardShapes<256>, sm_80 60
 AttentionQueryGradientKernel<BackwardShapes<256>, sm_90a 8
 AttentionQueryGradientKernel<BackwardShapes<64>, sm_100 4
-NormBackwardKernel<1024, true, float> sm_80 40
-NormBackwardKernel<1024, true, float> sm_90a 40
-NormBackwardKernel<1024, true, float> sm_100 64
+NormBackwardKernel<1024, true, float, float> sm_80 40
+NormBackwardKernel<1024, true, float, float> sm_90a 40
+NormBackwardKernel<1024, true, float, float> sm_100 64
+NormBackwardKernel<1024, true, BFloat16, float> sm_80 16
+NormBackwardKernel<1024, true, BFloat16, float> sm_90a 16
+NormBackwardKernel<1024, true, BFloat16, float> sm_100 64
 LIST
 trap 'rm -f "${TMPDIR:-/tmp}/spills.$$"' EXIT
 # Kernels that claim 16-byte accesses, by how their names begin: loads and stores, or loads alone.

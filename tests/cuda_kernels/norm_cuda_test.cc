@@ -123,6 +123,13 @@ std::vector<Case> Cases() {
           cases.push_back({rows, width, t, t, t, t, layer, residual});
         }
       }
+      // f32 sums beside bf16: the residual forward, dy backward; a mix of the general form alone.
+      for (const int64_t width : {24, 40, 1096, 4104}) {
+        cases.push_back(
+            {19, width, DType::kBF16, DType::kF32, DType::kBF16, DType::kBF16, layer, residual});
+        cases.push_back(
+            {21, width, DType::kBF16, DType::kBF16, DType::kBF16, DType::kF32, layer, residual});
+      }
       cases.push_back(
           {18, 64, DType::kF32, DType::kBF16, DType::kF32, DType::kBF16, layer, residual});
     }

@@ -3,7 +3,8 @@
 //
 // Two forms of each kernel. In the first a block has a row in registers (a thread one piece of
 // kPiece elements), so that memory is passed once: for tensors of one type T whose rows are made of
-// packs. The second takes any width and any mix of types, a few times as slow.
+// packs, and f32 for what products of several ranks or weights are added up in. The second takes
+// any width and any mix of types, several times as slow.
 #pragma once
 
 #include "cluster/device/cuda_language.cuh"
@@ -42,10 +43,11 @@ struct RowPiece {
   }
 };
 
-// One block a row. x_out (with residual): x + residual, rounded. mean: null for RMS norm.
-template <int kThreads, bool kLayer, typename T>
+// One block a row. x_out (with residual): x + residual, rounded. mean: null for RMS norm. R: T or
+// f32.
+template <int kThreads, bool kLayer, typename T, typename R>
 __global__ void __launch_bounds__(kThreads)
-    NormForwardKernel(const T* x, const T* residual, const float* weight, const float* bias,
+    NormForwardKernel(const T* x, const R* residual, const float* weight, const float* bias,
                       NormSize size, T* x_out, T* y, float* mean, float* inverse) {
   const int begin = static_cast<int>(threadIdx.x) * kPiece;
   const bool has = begin < size.width;
@@ -85,9 +87,10 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // What the backward pass reads of a row.
-template <typename T>
+template <typename T, typename D>
 struct NormRow {
-  RowPiece<T> dy, x, past;
+  RowPiece<D> dy;
+  RowPiece<T> x, past;
   float inverse, mean;
 };
 
@@ -95,9 +98,10 @@ struct NormRow {
 // one before, where a thread has registers for two. partials[b, :]: its sums of dweight, and behind
 // them those of dbias for a layer norm; [blocks, (1 or 2) width]. dx may be dy or past. With g = dy
 // weight, z = (x - m) r: dx = r (g - mean(g) - z mean(g z)) + past; mean(g) only for a layer norm.
-template <int kThreads, bool kLayer, typename T>
+// D: T or f32.
+template <int kThreads, bool kLayer, typename T, typename D>
 __global__ void __launch_bounds__(kThreads)
-    NormBackwardKernel(const T* dy, const T* x, const float* weight, const float* mean,
+    NormBackwardKernel(const D* dy, const T* x, const float* weight, const float* mean,
                        const float* inverse, const T* past, NormSize size, int rows_of_block, T* dx,
                        float* partials) {
   constexpr int kSums = kLayer ? 2 : 1;
@@ -107,7 +111,7 @@ __global__ void __launch_bounds__(kThreads)
   const float width = static_cast<float>(size.width);
   const int64_t first = int64_t{blockIdx.x} * rows_of_block;
   const int64_t last = first + rows_of_block < size.rows ? first + rows_of_block : size.rows;
-  const auto read = [&](int64_t row, NormRow<T>& to) {
+  const auto read = [&](int64_t row, NormRow<T, D>& to) {
     if (!has) return;
     const int64_t at = row * size.width + begin;
     to.dy.Load(dy + at);
@@ -118,7 +122,7 @@ __global__ void __launch_bounds__(kThreads)
   };
   float w[kPiece] = {}, dw[kPiece] = {}, db[kLayer ? kPiece : 1] = {};
   if (kAhead && has) LoadFloats(weight + begin, w);
-  NormRow<T> now, next;
+  NormRow<T, D> now, next;
   if (kAhead) read(first, now);
   for (int64_t row = first; row < last; ++row) {
     if (!kAhead) read(row, now);

@@ -33,16 +33,32 @@ gpu::NormSize SizeOf(const Tensor& x, float eps) {
   return {x.elements() / width, static_cast<int>(width), eps};
 }
 
-// Whether all defined tensors have one type and rows that are made of packs.
+// Whether all defined tensors have one type, `either` that or f32, and rows that are made of packs.
 bool IsPacked(const gpu::NormSize& size, std::initializer_list<const Tensor*> tensors,
-              std::initializer_list<const Tensor*> vectors) {
+              const Tensor& either, std::initializer_list<const Tensor*> vectors) {
   bool packed = size.width % gpu::kPiece == 0;
   for (const Tensor* tensor : tensors) {
     if (!tensor->defined()) continue;
     packed &= gpu::IsPackAligned(tensor->data()) && tensor->dtype() == (*tensors.begin())->dtype();
   }
+  if (either.defined()) {
+    packed &= gpu::IsPackAligned(either.data()) &&
+              (either.dtype() == (*tensors.begin())->dtype() || either.dtype() == DType::kF32);
+  }
   for (const Tensor* tensor : vectors) packed &= gpu::IsPackAligned(tensor->data());
   return packed;
+}
+
+// Calls body(T*, E*) with the types of a tensor and of `either`, E being T where that is undefined.
+template <typename Body>
+void WithTypes(const Tensor& tensor, const Tensor& either, const Body& body) {
+  WithFloatType(tensor.dtype(), [&](auto* type) {
+    if (either.defined() && either.dtype() == DType::kF32) {
+      body(type, static_cast<float*>(nullptr));
+    } else {
+      body(type, type);
+    }
+  });
 }
 
 gpu::AnyFloats Any(const Tensor& tensor) {
@@ -75,12 +91,13 @@ void Forward(Stream& stream, const Tensor& x, const Tensor& residual, const Tens
   float *m = OrNull<float>(mean), *r = inverse.as<float>();
   const unsigned blocks = gpu::BlocksFor(size.rows, 1);
   bool done = false;
-  if (IsPacked(size, {&x, &residual, &x_out, &y}, {&weight, &bias})) {
-    WithFloatType(x.dtype(), [&](auto* type) {
+  if (IsPacked(size, {&x, &x_out, &y}, residual, {&weight, &bias})) {
+    WithTypes(x, residual, [&](auto* type, auto* added) {
       using T = std::remove_pointer_t<decltype(type)>;
+      using R = std::remove_pointer_t<decltype(added)>;
       done = WithRowBlock(size.width, [&](auto block) {
-        gpu::Launch(stream, {blocks, block()}, gpu::NormForwardKernel<block(), kLayer, T>,
-                    x.as<T>(), OrNull<T>(residual), w, b, size, OrNull<T>(x_out), y.as<T>(), m, r);
+        gpu::Launch(stream, {blocks, block()}, gpu::NormForwardKernel<block(), kLayer, T, R>,
+                    x.as<T>(), OrNull<R>(residual), w, b, size, OrNull<T>(x_out), y.as<T>(), m, r);
       });
     });
   }
@@ -109,12 +126,13 @@ void Backward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& w
   const int64_t stride = int64_t{kLayer ? 2 : 1} * size.width;
   const gpu::StreamScratch<float> partials(stream, blocks * stride);
   bool done = false;
-  if (IsPacked(size, {&x, &dy, &past, &dx}, {&weight})) {
-    WithFloatType(x.dtype(), [&](auto* type) {
+  if (IsPacked(size, {&x, &past, &dx}, dy, {&weight})) {
+    WithTypes(x, dy, [&](auto* type, auto* gradient) {
       using T = std::remove_pointer_t<decltype(type)>;
+      using D = std::remove_pointer_t<decltype(gradient)>;
       done = WithRowBlock(size.width, [&](auto block) {
-        gpu::Launch(stream, {blocks, block()}, gpu::NormBackwardKernel<block(), kLayer, T>,
-                    dy.as<T>(), x.as<T>(), w, m, r, OrNull<T>(past), size, rows_of_block,
+        gpu::Launch(stream, {blocks, block()}, gpu::NormBackwardKernel<block(), kLayer, T, D>,
+                    dy.as<D>(), x.as<T>(), w, m, r, OrNull<T>(past), size, rows_of_block,
                     dx.as<T>(), partials.data());
       });
     });

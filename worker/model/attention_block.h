@@ -58,8 +58,9 @@ class AttentionBlock {
   // group has several ranks, and then already summed).
   void Forward(TokenShape tokens, const TokenPlaces& places, const Tensor& x, const Saved& saved,
                const Tensor& y) const;
-  // dy: [N, H] compute dtype. dx: [N, H] f32, summed over the tensor group. dqkv: scratch or kept
-  // memory like saved.qkv, for deferred weight gradients.
+  // dy: [N, H] compute dtype. dx: [N, H] f32, summed over the tensor group; also the compute dtype,
+  // where there is no group and is_fused(). dqkv: scratch or kept memory like saved.qkv, for deferred
+  // weight gradients.
   void Backward(TokenShape tokens, const TokenPlaces& places, const Tensor& dy, const Tensor& x,
                 const Saved& saved, const Tensor& dmixed, const Tensor& dqkv, const Tensor& dx,
                 MicrobatchId microbatch, WeightWork* work) const;
@@ -70,6 +71,9 @@ class AttentionBlock {
 
   int64_t query_heads() const { return query_heads_; }
   int64_t kv_heads() const { return kv_heads_; }
+
+  // One product makes queries, keys and values.
+  bool is_fused() const { return in_.size() == 1; }
 
  private:
   Heads HeadsOf(const Tensor& qkv, TokenShape tokens, int part) const;

@@ -126,11 +126,17 @@ DecoderLayer::Saved DecoderLayer::Complete(const Saved& saved, Arena& arena,
   return full;
 }
 
+DType DecoderLayer::NormGradientDType() const {
+  const bool is_sum =
+      context_->tensor.size() > 1 || feed_forward_.gated() || !attention_.is_fused();
+  return is_sum || context_->device == DeviceKind::kCpu ? DType::kF32 : context_->compute;
+}
+
 DecoderLayer::Gradients DecoderLayer::AllocateGradients(Arena& arena, TokenShape tokens,
                                                         bool deferred) const {
   Gradients g;
   const int64_t n = tokens.tokens();
-  g.norm = arena.Allocate(DType::kF32, {n, hidden_});
+  g.norm = arena.Allocate(NormGradientDType(), {n, hidden_});
   const AttentionBlock::Saved attention = attention_.Allocate(arena, tokens);
   g.mixed = attention.mixed;
   g.qkv = attention.qkv;

@@ -58,11 +58,13 @@ class DecoderLayer {
 
  private:
   struct Gradients {
-    Tensor norm;  // [N, H] f32: of a norm's output
+    Tensor norm;  // [N, H] NormGradientDType(): of a norm's output
     Tensor mixed, qkv, activated;
     FeedForward::Saved feed_forward;
     Tensor x_mid, x_in;  // deferred alone
   };
+  // f32 where it is a sum, of several products or ranks; on a GPU else the compute dtype.
+  DType NormGradientDType() const;
   Gradients AllocateGradients(Arena& arena, TokenShape tokens, bool deferred) const;
   void Rebuild(TokenShape tokens, const TokenPlaces& places, const Tensor& delta,
                const Saved& full) const;

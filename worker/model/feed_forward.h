@@ -31,14 +31,16 @@ class FeedForward {
   // y: as AttentionBlock::Forward's.
   void ForwardOut(const Tensor& activated, const Tensor& y) const;
   // dactivated, dsaved: room for gradients; dsaved may be `saved` itself, and is not used for GELU.
-  // dx: [N, H] f32, summed over the tensor group.
+  // dx: [N, H] f32, summed over the tensor group; also the compute dtype, where there is no group
+  // and no gate.
   void Backward(const Tensor& dy, const Tensor& x, const Saved& saved, const Tensor& activated,
                 const Tensor& dactivated, const Saved& dsaved, const Tensor& dx,
                 MicrobatchId microbatch, WeightWork* work) const;
 
- private:
+  // SwiGLU: two products of the input.
   bool gated() const { return gated_; }
 
+ private:
   BlockContext* context_;
   int64_t width_;
   bool gated_;
