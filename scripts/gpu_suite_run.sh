@@ -24,13 +24,14 @@ while [ $# -gt 0 ]; do
 done
 [ ${#parts[@]} -eq 0 ] && parts=(correctness sanitizer performance)
 
-# part | name | what it needs | command. `needs`: programs of bin/, or sanitizer, torch, gpu.
+# part | name | what it needs | command. `needs`: programs of bin/, or sanitizer, torch, gpu, gpus2.
 steps='correctness|kernels against the CPU reference|gpu cuda_kernels_gpu_test|cuda_kernels_gpu_test
 correctness|attention, own kernels|gpu cuda_kernels_gpu_test|TRIREME_ATTENTION=own cuda_kernels_gpu_test --gtest_filter=*Attention*
 correctness|the fixtures of PyTorch|gpu cuda_fixtures_gpu_test|NVIDIA_TF32_OVERRIDE=0 cuda_fixtures_gpu_test
 correctness|training runs of every layout|gpu cuda_training_gpu_test|cuda_training_gpu_test
 correctness|decoding, scoring, generation|gpu cuda_inference_gpu_test|cuda_inference_gpu_test
 correctness|two runs, the same bits|gpu trireme|rerun
+correctness|two GPUs by NCCL, the bits of one|gpus2 trireme|two_gpus
 correctness|the loss curve of the CPU|gpu trireme|curve
 sanitizer|memcheck|gpu sanitizer cuda_kernels_gpu_test|compute-sanitizer --tool memcheck --error-exitcode 1 cuda_kernels_gpu_test
 sanitizer|racecheck|gpu sanitizer cuda_kernels_gpu_test|compute-sanitizer --tool racecheck --error-exitcode 1 cuda_kernels_gpu_test
@@ -75,7 +76,7 @@ fi
 with_libraries() { LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} "$@"; }
 
 # A small run of so many steps, on random tokens that are the same for all.
-small_run() { # DIR DEVICE STEPS
+small_run() { # DIR DEVICE STEPS [OPTIONS]
   if [ ! -f "$out/tokens_train.bin" ]; then
     seq 1 60000 | awk '{print ($1 * 7919) % 1009, ($1 * 104729) % 997}' >"$out/text.txt"
     trireme tokenizer train "$out/text.txt" --vocab-size 512 --out "$out/tokenizer.json" &&
@@ -91,12 +92,19 @@ lr_schedule: {name: cosine, warmup_steps: 10, steps: $3}
 checkpoint: {every_steps: $3}
 device: $2
 YAML
-  trireme train "$1.yaml"
+  trireme train "$1.yaml" "${@:4}"
 }
 rerun() {
   small_run "$out/first" cuda 50 && small_run "$out/second" cuda 50 || return
   local a b
   a=$(trireme checkpoint hash "$out/first" --json) && b=$(trireme checkpoint hash "$out/second" --json) || return
+  echo "$a"
+  [ "$a" = "$b" ]
+}
+two_gpus() {
+  small_run "$out/one_gpu" cuda 50 && small_run "$out/two_gpus" cuda 50 --set layout.data=2 --set layout.zero=1 || return
+  local a b
+  a=$(trireme checkpoint hash "$out/one_gpu" --json) && b=$(trireme checkpoint hash "$out/two_gpus" --json) || return
   echo "$a"
   [ "$a" = "$b" ]
 }
@@ -134,6 +142,7 @@ missing() { # NEEDS: why the step cannot run, or nothing
   for need in $1; do
     case $need in
       gpu) [ -n "$device" ] || { echo "no GPU (nvidia-smi finds none)" && return; } ;;
+      gpus2) [ "$(nvidia-smi -L 2>/dev/null | wc -l)" -ge 2 ] || { echo "fewer than two GPUs" && return; } ;;
       sanitizer) command -v compute-sanitizer >/dev/null || { echo "no compute-sanitizer on the PATH" && return; } ;;
       torch) "$python" -c 'import torch, transformers' 2>/dev/null || { echo "no torch and transformers for $python" && return; } ;;
       *) [ -x "$here/bin/$need" ] || { echo "$need is not in the bundle" && return; } ;;
@@ -144,7 +153,7 @@ quoted() { # a JSON string of stdin
   tr -d '\000-\010\013-\037' | awk 'BEGIN {ORS = ""; print "\""} {gsub(/\\/, "\\\\"); gsub(/"/, "\\\""); gsub(/\t/, " "); print (NR > 1 ? "\\n" : "") $0} END {print "\""}'
 }
 
-export -f small_run rerun curve expect timed peer
+export -f small_run rerun two_gpus curve expect timed peer
 export out here python device
 date=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 commit=$(cat "$here/commit" 2>/dev/null || echo unknown)
