@@ -36,7 +36,8 @@ struct OpenedStream {
 };
 
 bool IsTokenFile(const std::string& path) {
-  return std::filesystem::exists(path + ".idx") || path.ends_with(".idx") || path.ends_with(".bin");
+  return std::filesystem::exists(path + ".idx") || std::filesystem::exists(path + ".bin") ||
+         path.ends_with(".idx") || path.ends_with(".bin");
 }
 
 Result<OpenedStream> OpenTokens(const std::string& path) {
@@ -62,6 +63,7 @@ Result<OpenedStream> OpenText(const std::string& path, const std::string& field,
   for (int64_t documents = 0;; ++documents) {
     ASSIGN_OR_RETURN(const bool more, source->Next(&document));
     if (!more) break;
+    RETURN_IF_ERROR(CheckUtf8(document));
     if (documents > 0) {
       if (!tokenizer->end_of_text()) {
         return InvalidArgumentError(StrCat(path,
@@ -79,12 +81,17 @@ Result<OpenedStream> OpenText(const std::string& path, const std::string& field,
   return opened;
 }
 
+// Ids of one vocabulary mean nothing in another.
+Status CheckSameTokenizer(const std::string& path, const std::string& hash,
+                          const std::string& other_path, const std::string& other_hash) {
+  if (hash.empty() || other_hash.empty() || hash == other_hash) return OkStatus();
+  return InvalidArgumentError(StrCat(path, ": its tokens are of another tokenizer (", hash,
+                                     ") than those of ", other_path, " (", other_hash, ")"));
+}
+
 Json OrNull(const auto& value) { return value ? Json(*value) : Json(nullptr); }
 
 Result<Json> RunPerplexity(const EvalCommand& command, const std::string& path) {
-  if (command.model.model.empty()) {
-    return InvalidArgumentError("--task perplexity needs --model");
-  }
   ASSIGN_OR_RETURN(const auto model, OpenModel(command.model));
   ASSIGN_OR_RETURN(auto tokenizer, OpenTokenizer(command.model, *model));
   ASSIGN_OR_RETURN(OpenedStream opened, IsTokenFile(path)
@@ -97,7 +104,12 @@ Result<Json> RunPerplexity(const EvalCommand& command, const std::string& path) 
                                          " tokens, but the model's vocabulary has ",
                                          model->shape().vocab_size));
     }
-    if (tokenizer == nullptr && !info.tokenizer_path.empty()) {
+    if (tokenizer != nullptr) {
+      RETURN_IF_ERROR(CheckSameTokenizer(
+          path, info.tokenizer_hash,
+          command.model.tokenizer.empty() ? command.model.model : command.model.tokenizer,
+          tokenizer->hash()));
+    } else if (!info.tokenizer_path.empty()) {
       ASSIGN_OR_RETURN(tokenizer, Tokenizer::Load(info.tokenizer_path));
     }
   }
@@ -137,12 +149,11 @@ Result<Json> RunPerplexity(const EvalCommand& command, const std::string& path) 
 
 Result<Json> RunNgram(const std::string& value) {
   const size_t colon = value.find(':');
-  if (colon == std::string::npos) {
-    return InvalidArgumentError(
-        StrCat("--task ngram=", value, ": expected ngram=TRAIN:VALIDATION, both token files"));
-  }
   ASSIGN_OR_RETURN(const OpenedStream train, OpenTokens(value.substr(0, colon)));
   ASSIGN_OR_RETURN(const OpenedStream validation, OpenTokens(value.substr(colon + 1)));
+  RETURN_IF_ERROR(CheckSameTokenizer(validation.file->path(),
+                                     validation.file->info().tokenizer_hash, train.file->path(),
+                                     train.file->info().tokenizer_hash));
   int64_t vocab = std::max(train.file->info().vocab_size, validation.file->info().vocab_size);
   if (vocab == 0) {
     return DataLossError(
@@ -174,16 +185,46 @@ void Print(const Json& report) {
   }
 }
 
-Status Run(const EvalCommand& command) {
-  Json reports = Json::array();
-  for (const std::string& task : command.tasks) {
-    const size_t equals = task.find('=');
-    const std::string name = task.substr(0, equals);
-    const std::string value = equals == std::string::npos ? "" : task.substr(equals + 1);
-    if (name != "perplexity" && name != "ngram") {
+struct Task {
+  std::string name, value;
+};
+
+// Before anything is read: a mistake in the last task is not to cost the work of the first.
+Result<std::vector<Task>> ParseTasks(const EvalCommand& command) {
+  std::vector<Task> tasks;
+  for (const std::string& text : command.tasks) {
+    const size_t equals = text.find('=');
+    Task task{text.substr(0, equals), equals == std::string::npos ? "" : text.substr(equals + 1)};
+    if ((task.name != "perplexity" && task.name != "ngram") || task.value.empty()) {
       return InvalidArgumentError(
-          StrCat("--task ", task, ": expected perplexity=TOKENS|TEXT or ngram=TRAIN:VALIDATION"));
+          StrCat("--task ", text, ": expected perplexity=TOKENS|TEXT or ngram=TRAIN:VALIDATION"));
     }
+    if (task.name == "ngram" && task.value.find(':') == std::string::npos) {
+      return InvalidArgumentError(
+          StrCat("--task ", text, ": expected ngram=TRAIN:VALIDATION, both token files"));
+    }
+    if (task.name == "perplexity" && command.model.model.empty()) {
+      return InvalidArgumentError("--task perplexity needs --model");
+    }
+    tasks.push_back(std::move(task));
+  }
+  return tasks;
+}
+
+Status CheckOptions(const EvalCommand& command) {
+  for (const auto& [name, value] :
+       {std::pair{"length", command.length}, std::pair{"limit", command.limit}}) {
+    if (value >= 0) continue;
+    return InvalidArgumentError(StrCat("--", name, " ", value, ": expected 0 or more"));
+  }
+  return OkStatus();
+}
+
+Status Run(const EvalCommand& command) {
+  RETURN_IF_ERROR(CheckOptions(command));
+  ASSIGN_OR_RETURN(const std::vector<Task> tasks, ParseTasks(command));
+  Json reports = Json::array();
+  for (const auto& [name, value] : tasks) {
     ASSIGN_OR_RETURN(Json report,
                      name == "ngram" ? RunNgram(value) : RunPerplexity(command, value));
     if (!command.json) Print(report);

@@ -1,4 +1,5 @@
 // trireme generate: text after a prompt.
+#include <cmath>
 #include <cstdio>
 #include <fstream>
 #include <iostream>
@@ -6,6 +7,7 @@
 #include <sstream>
 
 #include "cli/command.h"
+#include "cli/id_list.h"
 #include "cli/model_options.h"
 #include "cli/run_options.h"
 #include "worker/inference/generator.h"
@@ -16,25 +18,28 @@ namespace {
 
 struct GenerateCommand {
   ModelOptions model;
-  std::string prompt, prompt_file;
-  std::vector<int32_t> prompt_ids;
-  bool has_prompt = false;
+  std::string prompt, prompt_file, prompt_ids;
+  bool has_prompt = false, has_prompt_ids = false;
   GenerationOptions generation;
   bool json = false;
 };
 
 Result<std::vector<int32_t>> ReadPrompt(const GenerateCommand& command,
                                         const Tokenizer* tokenizer) {
-  if (!command.prompt_ids.empty()) return command.prompt_ids;
+  if (command.has_prompt_ids) {
+    const auto ids = ParseIdList(command.prompt_ids);
+    if (!ids.ok()) return ids.status().WithContext("--prompt-ids");
+    return ids;
+  }
   std::string text = command.prompt;
   if (!command.prompt_file.empty()) {
     std::ifstream in(command.prompt_file, std::ios::binary);
-    if (!in) return DataLossError(command.prompt_file + ": cannot be read");
     std::stringstream all;
-    all << in.rdbuf();
+    // Of an empty file nothing is read, which sets `all`'s failbit and no error of the file's.
+    if (!in || (in.peek() != EOF && !(all << in.rdbuf())) || in.bad()) {
+      return DataLossError(command.prompt_file + ": cannot be read");
+    }
     text = all.str();
-  } else if (!command.has_prompt) {
-    return InvalidArgumentError("no prompt: expected --prompt, --prompt-file or --prompt-ids");
   }
   if (tokenizer == nullptr) {
     return InvalidArgumentError(
@@ -53,16 +58,34 @@ void PrintJson(const std::vector<int32_t>& prompt, const Generation& result, boo
   std::cout << out.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << "\n";
 }
 
+// Everything that can be told before the model is read.
+Status CheckOptions(const GenerateCommand& command) {
+  constexpr int kBeamsMax = 1024;
+  const GenerationOptions& generation = command.generation;
+  RETURN_IF_ERROR(CheckSampling(generation.sampling));
+  if (generation.tokens_max < 1) {
+    return InvalidArgumentError(
+        StrCat("--max-tokens ", generation.tokens_max, ": expected at least 1"));
+  }
+  if (generation.beams < 1 || generation.beams > kBeamsMax) {
+    return InvalidArgumentError(
+        StrCat("--beams ", generation.beams, ": expected 1 to ", kBeamsMax));
+  }
+  if (!std::isfinite(generation.length_penalty)) {
+    return InvalidArgumentError(
+        StrCat("--length-penalty ", generation.length_penalty, ": expected a number"));
+  }
+  for (const std::string& stop : generation.stop) {
+    if (stop.empty()) return InvalidArgumentError("--stop: expected a text that is not empty");
+  }
+  if (command.prompt_file.empty() && !command.has_prompt && !command.has_prompt_ids) {
+    return InvalidArgumentError("no prompt: expected --prompt, --prompt-file or --prompt-ids");
+  }
+  return OkStatus();
+}
+
 Status Run(GenerateCommand command) {
-  RETURN_IF_ERROR(CheckSampling(command.generation.sampling));
-  if (command.generation.tokens_max < 1) {
-    return InvalidArgumentError(
-        StrCat("--max-tokens ", command.generation.tokens_max, ": expected at least 1"));
-  }
-  if (command.generation.beams < 1) {
-    return InvalidArgumentError(
-        StrCat("--beams ", command.generation.beams, ": expected at least 1"));
-  }
+  RETURN_IF_ERROR(CheckOptions(command));
   ASSIGN_OR_RETURN(const auto model, OpenModel(command.model));
   ASSIGN_OR_RETURN(const auto tokenizer, OpenTokenizer(command.model, *model));
   ASSIGN_OR_RETURN(const std::vector<int32_t> prompt, ReadPrompt(command, tokenizer.get()));
@@ -87,8 +110,6 @@ Status Run(GenerateCommand command) {
   }
   if (tokenizer == nullptr) {
     for (size_t i = 0; i < result.ids.size(); ++i) std::cout << (i ? " " : "") << result.ids[i];
-  } else if (command.generation.beams > 1) {
-    std::cout << result.text;
   }
   std::cout << std::endl;
   return OkStatus();
@@ -101,7 +122,6 @@ std::function<Status()> SetUp(CLI::App& app) {
   auto* prompt = app.add_option("--prompt", command->prompt, "text to continue; may be empty");
   auto* file = app.add_option("--prompt-file", command->prompt_file, "a file that holds it");
   auto* ids = app.add_option("--prompt-ids", command->prompt_ids, "token ids: 1,2,3");
-  ids->delimiter(',');
   file->excludes(prompt)->excludes(ids);
   ids->excludes(prompt);
   app.add_option("--max-tokens", command->generation.tokens_max)->capture_default_str();
@@ -119,8 +139,9 @@ std::function<Status()> SetUp(CLI::App& app) {
   app.add_option("--stop", command->generation.stop, "end before this text; repeatable")
       ->allow_extra_args(false);
   AddJsonOption(app, &command->json);
-  return [command, prompt] {
+  return [command, prompt, ids] {
     command->has_prompt = prompt->count() > 0;
+    command->has_prompt_ids = ids->count() > 0;
     return Run(*command);
   };
 }

@@ -2,6 +2,7 @@
 // command's Status into a line and an exit code.
 #include <algorithm>
 #include <array>
+#include <cstdio>
 #include <exception>
 #include <iostream>
 #include <map>
@@ -55,6 +56,50 @@ Status CheckCommandName(int argc, char** argv) {
   return OkStatus();
 }
 
+// The innermost subcommand that was reached.
+const CLI::App* Innermost(const CLI::App& app) {
+  const CLI::App* at = &app;
+  while (!at->get_subcommands().empty()) at = at->get_subcommands().front();
+  return at;
+}
+
+// "trireme tokenizer train --help".
+std::string HelpOf(const CLI::App& app) {
+  std::string command;
+  for (const CLI::App* at = Innermost(app); at != nullptr && at != &app; at = at->get_parent()) {
+    command = " " + at->get_name() + command;
+  }
+  return "trireme" + command + " --help";
+}
+
+// What CLI11 says of a mistake, and the nearest name for a word that it does not know.
+std::string UsageMistake(const CLI::App& app, const CLI::ParseError& error) {
+  const CLI::App* at = Innermost(app);
+  std::vector<std::string> names;
+  std::string word;
+  const auto extras = dynamic_cast<const CLI::ExtrasError*>(&error);
+  if (extras != nullptr) {
+    for (const CLI::Option* option : at->get_options()) {
+      if (!option->get_lnames().empty()) names.push_back("--" + option->get_lnames().front());
+    }
+    for (const std::string& rest : at->remaining()) {
+      if (rest.starts_with("--") && word.empty()) word = rest.substr(0, rest.find('='));
+    }
+    if (word.empty() && !at->remaining().empty()) word = at->remaining().front();
+    if (word.empty()) return error.what();
+  } else if (dynamic_cast<const CLI::RequiredError*>(&error) != nullptr && at != &app &&
+             !at->get_subcommands({}).empty()) {
+    for (const CLI::App* sub : at->get_subcommands({})) names.push_back(sub->get_name());
+    if (!at->remaining().empty()) word = at->remaining().front();
+    if (word.empty()) return error.what();
+  } else {
+    return error.what();
+  }
+  const std::string nearest = NearestName(word, names);
+  return StrCat(word, ": not expected here",
+                nearest.empty() ? "" : StrCat("; did you mean ", nearest, "?"));
+}
+
 int Run(int argc, char** argv) {
   if (const Status status = CheckCommandName(argc, argv); !status.ok()) {
     std::cerr << "trireme: " << OneLine(status.message()) << "\n";
@@ -77,13 +122,16 @@ int Run(int argc, char** argv) {
     if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success)) {
       return app.exit(error);  // --help, --version
     }
-    std::cerr << "trireme: " << OneLine(error.what()) << " (see trireme "
-              << (argc > 1 && Find(argv[1]) != nullptr ? std::string(argv[1]) + " " : "")
-              << "--help)\n";
+    std::cerr << "trireme: " << OneLine(UsageMistake(app, error)) << " (see " << HelpOf(app)
+              << ")\n";
     return 2;
   }
   for (const CLI::App* sub : app.get_subcommands()) {
-    const Status status = runs[sub]();
+    Status status = runs[sub]();
+    std::cout.flush();
+    if (status.ok() && (std::fflush(stdout) != 0 || std::ferror(stdout) != 0 || !std::cout)) {
+      status = StorageError("stdout cannot be written");
+    }
     if (!status.ok() && !status.message().empty()) {
       std::cerr << "trireme " << sub->get_name() << ": " << OneLine(status.message()) << "\n";
     }

@@ -41,6 +41,11 @@ Result<std::optional<Gpu>> ChooseGpu(const std::string& device) {
 }  // namespace
 
 Result<std::unique_ptr<LanguageModel>> OpenModel(const ModelOptions& options) {
+  constexpr int kThreadsMax = 4096;
+  if (options.threads < 0 || options.threads > kThreadsMax) {
+    return InvalidArgumentError(
+        StrCat("--threads ", options.threads, ": expected 0 to ", kThreadsMax));
+  }
   LanguageModel::Options load;
   if (options.precision == "bfloat16") {
     load.compute = DType::kBF16;

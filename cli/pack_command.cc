@@ -2,10 +2,12 @@
 #include <cstdio>
 #include <iostream>
 #include <memory>
+#include <optional>
 
 #include "cli/command.h"
 #include "cli/text_progress.h"
 #include "worker/text/packer.h"
+#include "worker/text/pretokenize.h"
 #include "worker/text/tokenizer.h"
 
 namespace trireme {
@@ -16,7 +18,7 @@ struct Options {
   std::string tokenizer;
   std::string pattern;
   int64_t document_mib_max = 256;
-  int32_t end_of_text = -1;
+  std::optional<int32_t> end_of_text;
   bool json = false;
   PackOptions pack;
 };
@@ -37,7 +39,12 @@ void PrintReport(const PackReport& report) {
 
 Status Run(Options& options) {
   options.pack.source.document_bytes_max = options.document_mib_max << 20;
-  if (options.end_of_text >= 0) options.pack.end_of_text = options.end_of_text;
+  RETURN_IF_ERROR(CheckPatternName(options.pattern));
+  if (options.end_of_text && *options.end_of_text < 0) {
+    return InvalidArgumentError(
+        StrCat("--end-of-text ", *options.end_of_text, ": expected an id, 0 or more"));
+  }
+  options.pack.end_of_text = options.end_of_text;
   ASSIGN_OR_RETURN(const auto tokenizer,
                    Tokenizer::Load(options.tokenizer, {.pattern = options.pattern}));
   TextProgress progress("pack");
@@ -67,8 +74,7 @@ std::function<Status()> Setup(CLI::App& app) {
   app.add_option("--field", options->pack.source.field,
                  "Key of jsonl or column of csv and tsv that holds the text (default: text)");
   app.add_option("--end-of-text", options->end_of_text,
-                 "Id that ends every document (default: the tokenizer's)")
-      ->check(CLI::NonNegativeNumber);
+                 "Id that ends every document (default: the tokenizer's)");
   app.add_option("--pattern", options->pattern,
                  "Pre-tokenisation of a tiktoken file that carries none");
   app.add_option("--max-document-mib", options->document_mib_max,

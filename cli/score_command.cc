@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/command.h"
+#include "cli/id_list.h"
 #include "cli/model_options.h"
 #include "worker/evaluation/scoring.h"
 
@@ -17,8 +18,10 @@ Result<std::pair<Ids, Ids>> ParseRequest(const std::string& line, const Tokenize
   if (!request.is_object()) return DataLossError("expected a JSON object");
   try {
     if (request.contains("context_ids")) {
-      return std::pair(request.at("context_ids").get<Ids>(),
-                       request.at("continuation_ids").get<Ids>());
+      ASSIGN_OR_RETURN(Ids context, IdsOfJson(request.at("context_ids"), "context_ids"));
+      ASSIGN_OR_RETURN(Ids continuation,
+                       IdsOfJson(request.at("continuation_ids"), "continuation_ids"));
+      return std::pair(std::move(context), std::move(continuation));
     }
     if (tokenizer == nullptr) {
       return InvalidArgumentError(
@@ -35,10 +38,15 @@ Result<std::pair<Ids, Ids>> ParseRequest(const std::string& line, const Tokenize
 Status Run(const ModelOptions& options) {
   ASSIGN_OR_RETURN(const auto model, OpenModel(options));
   ASSIGN_OR_RETURN(const auto tokenizer, OpenTokenizer(options, *model));
-  int64_t number = 0;
+  int64_t number = 0, empty_line = 0;
   for (std::string line; std::getline(std::cin, line);) {
     ++number;
-    if (line.empty()) continue;
+    // Lines out are lines in; only behind the last request there may be empty ones.
+    if (line.find_first_not_of(" \t\r") == std::string::npos) {
+      if (empty_line == 0) empty_line = number;
+      continue;
+    }
+    if (empty_line > 0) return DataLossError(StrCat("line ", empty_line, ": is empty"));
     const auto request = ParseRequest(line, tokenizer.get());
     if (!request.ok()) return request.status().WithContext(StrCat("line ", number));
     const auto& [context, continuation] = request.value();
@@ -57,6 +65,8 @@ Status Run(const ModelOptions& options) {
 std::function<Status()> SetUp(CLI::App& app) {
   auto options = std::make_shared<ModelOptions>();
   AddModelOptions(app, options.get());
+  app.add_flag_callback(
+      "--json", [] {}, "what is printed is JSON in any case");
   return [options] { return Run(*options); };
 }
 

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "cli/command.h"
+#include "cli/id_list.h"
 #include "cli/text_progress.h"
 #include "worker/text/bpe_trainer.h"
 #include "worker/text/pretokenize.h"
@@ -47,15 +48,33 @@ Result<int64_t> CountWords(const TrainCommand& options, WordCounter* counter) {
       if (!more.ok()) return more.status();
       return documents;
     }
+    if (const Status valid = CheckUtf8(document); !valid.ok()) {
+      progress.Finish();
+      return valid;
+    }
     counter->Add(document.text);
     progress.Update(source->bytes_read(), source->bytes());
   }
+}
+
+// Of options that are checked nowhere else.
+Status CheckTrain(const TrainCommand& options) {
+  if (options.min_frequency < 0) {
+    return InvalidArgumentError(
+        StrCat("--min-frequency ", options.min_frequency, ": expected 0 or more"));
+  }
+  for (auto it = options.special.begin(); it != options.special.end(); ++it) {
+    if (std::find(options.special.begin(), it, *it) == it) continue;
+    return InvalidArgumentError(StrCat("--special ", *it, ": given twice"));
+  }
+  return CheckPatternName(options.pattern);
 }
 
 Status RunTrain(const TrainCommand& options) {
   if (options.type != "bpe") {
     return NotBuiltError(StrCat("--type ", options.type, ": not built yet (bpe is)"));
   }
+  RETURN_IF_ERROR(CheckTrain(options));
   BpeTrainOptions train;
   train.vocab_size = options.vocab_size;
   train.min_frequency = options.min_frequency;
@@ -122,6 +141,7 @@ void AppendIds(const std::vector<int32_t>& ids, const char* separator, std::stri
 }
 
 Status RunEncode(const UseCommand& options) {
+  RETURN_IF_ERROR(CheckPatternName(options.pattern));
   ASSIGN_OR_RETURN(const auto tokenizer,
                    Tokenizer::Load(options.tokenizer, {.pattern = options.pattern}));
   std::vector<int32_t> ids;
@@ -168,20 +188,16 @@ Status ParseIds(const std::string& line, std::vector<int32_t>* ids) {
 }
 
 Status ParseJsonIds(const std::string& line, std::vector<int32_t>* ids) {
-  ids->clear();
   const Json object = Json::parse(line, nullptr, false);
   if (!object.is_object() || !object.contains("ids") || !object["ids"].is_array()) {
     return DataLossError("expected {\"ids\": [...]}");
   }
-  for (const Json& id : object["ids"]) {
-    if (!id.is_number_integer()) return DataLossError("\"ids\" holds " + id.dump());
-    const auto value = id.get<int64_t>();
-    ids->push_back(value == static_cast<int32_t>(value) ? static_cast<int32_t>(value) : -1);
-  }
+  ASSIGN_OR_RETURN(*ids, IdsOfJson(object["ids"], "ids"));
   return OkStatus();
 }
 
 Status RunDecode(const UseCommand& options) {
+  RETURN_IF_ERROR(CheckPatternName(options.pattern));
   ASSIGN_OR_RETURN(const auto tokenizer,
                    Tokenizer::Load(options.tokenizer, {.pattern = options.pattern}));
   std::vector<int32_t> ids;
@@ -200,6 +216,7 @@ Status RunDecode(const UseCommand& options) {
 }
 
 Status RunShow(const UseCommand& options) {
+  RETURN_IF_ERROR(CheckPatternName(options.pattern));
   ASSIGN_OR_RETURN(const auto tokenizer,
                    Tokenizer::Load(options.tokenizer, {.pattern = options.pattern}));
   const auto text_of = [&](int32_t id) {

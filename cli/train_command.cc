@@ -58,6 +58,11 @@ void LogTo(const std::string& run_dir, int rank) {
   FLAGS_minloglevel = google::GLOG_INFO;
   FLAGS_stderrthreshold = google::GLOG_FATAL;
   FLAGS_logtostderr = false;
+  // A file begins with its first line.
+  char host[256] = {};
+  gethostname(host, sizeof(host) - 1);
+  LOG(INFO) << "trireme 0.1.0, rank " << rank << (rank == 0 ? ", coordinator" : "") << ", host "
+            << host << ", pid " << getpid();
 }
 
 StorageHooks MakeStorageHooks(std::shared_ptr<const proto::Config> config, int64_t parent_step,
@@ -148,13 +153,15 @@ Status CheckDevices(const TrainingRun& run, const std::vector<HostFacts>& hosts)
 }
 
 Status CheckWorkers(const TrainingRun& run, int processes) {
-  const int64_t workers = WorkerCount(*run.config);
-  if (processes - 1 >= workers) return OkStatus();
+  const int64_t workers = WorkerCount(*run.config), spares = run.config->recovery().spares();
+  if (processes - 1 >= workers + spares) return OkStatus();
   const proto::LayoutConfig& layout = run.config->layout();
+  const std::string of_spares =
+      spares == 0 ? "" : StrCat(", ", spares, spares == 1 ? " spare" : " spares");
   return InvalidArgumentError(StrCat("layout data ", layout.data(), " x tensor ", layout.tensor(),
-                                     " x pipeline ", layout.pipeline(), " = ", workers,
-                                     " workers and 1 coordinator: expected mpirun -n ", workers + 1,
-                                     ", found ", processes));
+                                     " x pipeline ", layout.pipeline(), " = ", workers, " workers",
+                                     of_spares, " and 1 coordinator: expected mpirun -n ",
+                                     workers + spares + 1, ", found ", processes));
 }
 
 // Prepares, and says what there is to say; nothing to run when finished.

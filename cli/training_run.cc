@@ -189,6 +189,7 @@ Result<TrainingRun> PrepareTraining(const RunFileOptions& file, bool fresh, bool
   std::shared_ptr<proto::Config> config(std::move(loaded));
   SettleDevice(gpus, config.get());
   TrainingRun run;
+  bool goes_on = false;
   {
     proto::Config named = *config;  // where the run's folder and store are
     named.mutable_model()->clear_from();
@@ -200,12 +201,24 @@ Result<TrainingRun> PrepareTraining(const RunFileOptions& file, bool fresh, bool
     std::unique_ptr<proto::Manifest> manifest;
     RETURN_IF_ERROR(FindCheckpoint(named, &run, &manifest));
     if (manifest != nullptr) {
+      goes_on = true;
       const proto::Config* recorded = &manifest->config();
       // The order of sums stays what it was, whatever the width is now.
       if (config->batch().sum_leaves().empty() || config->batch().sum_leaves() == "auto") {
         config->mutable_batch()->set_sum_leaves(recorded->batch().sum_leaves());
       }
-      if (!config->model().from().empty()) *config->mutable_model() = recorded->model();
+      // The model is the checkpoint's: where it began is asked for no more, and may be gone.
+      if (!config->model().from().empty()) {
+        const std::string from = config->model().from();
+        *config->mutable_model() = recorded->model();
+        if (from != recorded->model().from()) {
+          return InvalidArgumentError(
+              StrCat(file.path, ": model.from: ", from, ", but the run's checkpoint began ",
+                     recorded->model().from().empty() ? "from scratch"
+                                                      : "from " + recorded->model().from(),
+                     "; a changed run needs a new run.dir (--set run.dir=NEW)"));
+        }
+      }
       if (config->model().preset().empty()) {
         KeepTokenIds(recorded->model(), config->mutable_model());
       }
@@ -221,7 +234,7 @@ Result<TrainingRun> PrepareTraining(const RunFileOptions& file, bool fresh, bool
       RETURN_IF_ERROR(TakeTokenIds(config.get()));
     }
   }
-  RETURN_IF_ERROR(ResolveModel(config.get()));
+  if (!goes_on) RETURN_IF_ERROR(ResolveModel(config.get()));
   RETURN_IF_ERROR(FillDefaults(config.get()));
   RETURN_IF_ERROR(ValidateConfig(*config));
   run.finished = run.start_step >= config->lr_schedule().steps();

@@ -1,5 +1,6 @@
 // Progress: budgets out, reports in, checkpoints and validations in their order.
 #include <algorithm>
+#include <cmath>
 
 #include "cluster/base/status.h"
 #include "coordinator/coordinator_state.h"
@@ -110,6 +111,13 @@ void CoordinatorState::OnStepReport(WorkerId id, const proto::ToCoordinator& mes
   Emit(WriteMetrics{metrics});
   if (const auto spike = spikes_.Add(metrics.step, metrics.loss)) {
     EmitEvent("spike", metrics.step, *spike);
+  }
+  if (!std::isfinite(metrics.loss) || !std::isfinite(metrics.grad_norm)) {
+    // What would be saved from here on is of no use, and would push out what is.
+    Fail(3, StrCat(std::isfinite(metrics.loss) ? "the gradient norm" : "the loss", " of step ",
+                   metrics.step, " is not finite: nothing is saved from here on; a lower ",
+                   "optimizer.lr or an optimizer.clip_norm may help", ResumeHint()));
+    return;
   }
   Emit(WriteJournal{{"committed", options_.generation, committed_, "all workers reported"}});
   GrantBudget();

@@ -219,8 +219,11 @@ class CoordinatorServer::Impl {
                          {{"validation_loss", validation->loss},
                           {"validation_perplexity", std::exp(validation->loss)}});
       if (options_.progress) {
-        progress_.Say(StrCat("step ", validation->step, "  validation loss ", validation->loss,
-                             "  perplexity ", std::exp(validation->loss)));
+        // Whatever the sign of what is not a number.
+        const double loss =
+            std::isnan(validation->loss) ? std::fabs(validation->loss) : validation->loss;
+        progress_.Say(StrCat("step ", validation->step, "  validation loss ", loss, "  perplexity ",
+                             std::exp(loss)));
       }
       return;
     }

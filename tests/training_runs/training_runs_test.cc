@@ -166,16 +166,14 @@ TEST_F(TrainingRunsTest, AnotherTensorDegreeEndsThePromiseOfEqualBits) {
   EXPECT_THAT(outcome.err, HasSubstr("promise_ended: equal bits"));
 }
 
-TEST_F(TrainingRunsTest, ASpikeIsTold) {
+TEST_F(TrainingRunsTest, ALossThatIsNoNumberEndsTheRunAndIsNeverSaved) {
   const Outcome outcome = Train(
-      "--set run.dir=wild --set optimizer.lr=1e30 --set lr_schedule.steps=4 "
-      "--set validation.every_steps=0");
-  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
-  const nlohmann::json spike = LastEvent("wild", "spike");
-  ASSERT_FALSE(spike.is_null());
-  EXPECT_THAT(spike["reason"].get<std::string>(), HasSubstr("is not a number: the weights are"));
-  EXPECT_THAT(outcome.err, HasSubstr("spike: the loss of step"));
-  EXPECT_THAT(outcome.err, HasSubstr("loss nan "));
+      "--set run.dir=wild --set optimizer.lr=1e30 --set lr_schedule.steps=40 "
+      "--set validation.every_steps=0 --set checkpoint.every_steps=10");
+  ASSERT_EQ(outcome.exit_code, 3) << outcome.err;
+  EXPECT_THAT(outcome.err, HasSubstr("is not finite: nothing is saved from here on"));
+  EXPECT_TRUE(LastEvent("wild", "checkpoint_saved").is_null());
+  EXPECT_THAT(LastEvent("wild", "stop")["reason"].get<std::string>(), HasSubstr("not finite"));
 }
 
 TEST_F(TrainingRunsTest, TooFewProcessesAreRefusedWithTheArithmetic) {

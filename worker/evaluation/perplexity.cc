@@ -57,8 +57,10 @@ Result<PerplexityResult> EvaluatePerplexity(LanguageModel* model, const TokenStr
       for (int64_t i = 0; i < count; ++i) {
         ids[row * length + i] = window[i];
         labels[row * length + i] = window[i + 1];
-        if (tokenizer != nullptr) {
-          *result.bytes += static_cast<int64_t>(tokenizer->TokenBytes(window[i + 1]).size());
+        // What separates documents is predicted, and is no text.
+        const int32_t id = window[i + 1];
+        if (tokenizer != nullptr && id != tokenizer->end_of_text() && id != tokenizer->bos()) {
+          *result.bytes += static_cast<int64_t>(tokenizer->TokenBytes(id).size());
         }
       }
       result.tokens += count;

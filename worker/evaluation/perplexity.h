@@ -28,7 +28,7 @@ struct PerplexityOptions {
 struct PerplexityResult {
   double nll_sum = 0;            // natural logarithm
   int64_t tokens = 0;            // predicted
-  std::optional<int64_t> bytes;  // of the predicted text
+  std::optional<int64_t> bytes;  // of the predicted text, less separators of documents
   double Perplexity() const;
   std::optional<double> BitsPerByte() const;
 };

@@ -22,15 +22,19 @@ Result<ContinuationScore> ScoreContinuation(LanguageModel* model,
         StrCat("id ", id, ": expected 0 to ", shape.vocab_size - 1, ", the model's vocabulary"));
   }
   ids.pop_back();  // nothing is predicted from the last token
-  const auto length = static_cast<int64_t>(ids.size());
-  if (length > shape.max_positions) {
-    return InvalidArgumentError(
-        StrCat(length, " tokens: the model has ", shape.max_positions, " positions"));
+  if (std::ssize(continuation) > shape.max_positions) {
+    return InvalidArgumentError(StrCat("a continuation of ", continuation.size(),
+                                       " tokens: the model has ", shape.max_positions,
+                                       " positions"));
   }
+  // As lm-eval does: of a long context the last part counts.
+  const int64_t excess = std::max<int64_t>(0, std::ssize(ids) - shape.max_positions);
+  ids.erase(ids.begin(), ids.begin() + excess);
+  const auto length = static_cast<int64_t>(ids.size());
   LanguageModel::Session session(model, 1, length);
   // All but the last token of the context only fill the cache.
   const std::span<const int32_t> all(ids);
-  const size_t first = context.size() - 1;
+  const size_t first = ids.size() - continuation.size();
   if (first > 0) session.Append(all.first(first));
   const Tensor logits = session.AppendWithAllLogits(all.subspan(first));
   ContinuationScore score;

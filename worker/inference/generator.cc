@@ -224,12 +224,13 @@ Result<Generation> Generate(LanguageModel* model, const Tokenizer* tokenizer,
     return InvalidArgumentError(StrCat("prompt id ", id, ": expected 0 to ", shape.vocab_size - 1,
                                        ", the model's vocabulary"));
   }
-  const auto length = static_cast<int64_t>(prompt.size()) + options.tokens_max;
-  if (length > shape.max_positions) {
+  const auto prompt_length = static_cast<int64_t>(prompt.size());
+  if (options.tokens_max > shape.max_positions - prompt_length) {
     return InvalidArgumentError(StrCat("prompt of ", prompt.size(), " and ", options.tokens_max,
                                        " new tokens: the model has ", shape.max_positions,
                                        " positions"));
   }
+  const int64_t length = prompt_length + options.tokens_max;
   LanguageModel::Session session(model, std::max(1, options.beams), length);
   if (options.beams <= 1) return GenerateOneByOne(&session, tokenizer, prompt, options);
   Beam best = SearchBeams(&session, prompt, options);

@@ -10,11 +10,12 @@ Status CheckSampling(const SamplingOptions& o) {
   const auto refuse = [](const char* name, double value, const char* expected) {
     return InvalidArgumentError(StrCat("--", name, " ", value, ": expected ", expected));
   };
-  if (!(o.temperature >= 0)) return refuse("temperature", o.temperature, "0 or more");
+  if (!(o.temperature >= 0) || !std::isfinite(o.temperature))
+    return refuse("temperature", o.temperature, "0 or more");
   if (o.top_k < 0) return refuse("top-k", static_cast<double>(o.top_k), "0 (all) or more");
   if (!(o.top_p > 0 && o.top_p <= 1)) return refuse("top-p", o.top_p, "above 0, at most 1");
   if (!(o.min_p >= 0 && o.min_p <= 1)) return refuse("min-p", o.min_p, "0 to 1");
-  if (!(o.repetition_penalty > 0)) {
+  if (!(o.repetition_penalty > 0) || !std::isfinite(o.repetition_penalty)) {
     return refuse("repetition-penalty", o.repetition_penalty, "above 0");
   }
   return OkStatus();

@@ -59,8 +59,8 @@ class AttentionBlock {
   void Forward(TokenShape tokens, const TokenPlaces& places, const Tensor& x, const Saved& saved,
                const Tensor& y) const;
   // dy: [N, H] compute dtype. dx: [N, H] f32, summed over the tensor group; also the compute dtype,
-  // where there is no group and is_fused(). dqkv: scratch or kept memory like saved.qkv, for deferred
-  // weight gradients.
+  // where there is no group and is_fused(). dqkv: scratch or kept memory like saved.qkv, for
+  // deferred weight gradients.
   void Backward(TokenShape tokens, const TokenPlaces& places, const Tensor& dy, const Tensor& x,
                 const Saved& saved, const Tensor& dmixed, const Tensor& dqkv, const Tensor& dx,
                 MicrobatchId microbatch, WeightWork* work) const;

@@ -341,7 +341,37 @@ int64_t ParameterCount(const proto::ModelConfig& c) {
   return NonEmbeddingParameterCount(c) + embeddings * c.hidden_size();
 }
 
+namespace {
+
+// Words that other programs have for the same things.
+constexpr std::pair<std::string_view, std::string_view> kOtherWords[] = {
+    {"learning_rate", "lr"},
+    {"bf16", "bfloat16"},
+    {"fp16", "float16"},
+    {"half", "float16"},
+    {"fp32", "float32"},
+    {"float", "float32"},
+    {"gpu", "cuda"},
+    {"adam", "adamw"},
+    {"tp", "tensor"},
+    {"dp", "data"},
+    {"pp", "pipeline"},
+    {"cp", "context"},
+    {"ep", "expert"},
+    {"batch_size", "sequences"},
+    {"max_steps", "steps"},
+    {"seq_length", "sequence_length"},
+    {"grad_clip", "clip_norm"},
+};
+
+}  // namespace
+
 std::string NearestName(std::string_view word, const std::vector<std::string>& names) {
+  for (const auto& [other, ours] : kOtherWords) {
+    if (word == other && std::find(names.begin(), names.end(), ours) != names.end()) {
+      return std::string(ours);
+    }
+  }
   std::string best;
   size_t best_distance = std::max<size_t>(2, word.size() / 3) + 1;
   for (const std::string& name : names) {

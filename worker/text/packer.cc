@@ -44,11 +44,7 @@ Result<int64_t> ReadBatch(TextSource* source, Batch* batch) {
 
 Status EncodeBatch(const Tokenizer& tokenizer, int32_t end_of_text, Batch* batch) {
   for (const Document& document : batch->documents) {
-    const std::optional<size_t> bad = FirstInvalidUtf8(document.text);
-    if (bad.has_value()) {
-      return DataLossError(StrCat(document.where, ": not UTF-8 at byte ", *bad,
-                                  " of the document; 'trireme clean' converts or drops it"));
-    }
+    RETURN_IF_ERROR(CheckUtf8(document));
     batch->text_bytes.push_back(static_cast<int64_t>(document.text.size()));
     std::vector<int32_t>& ids = batch->ids.emplace_back();
     if (document.text.empty()) continue;

@@ -177,6 +177,15 @@ std::string PatternByName(const std::string& name) {
   return name;
 }
 
+Status CheckPatternName(const std::string& name) {
+  constexpr const char* kOfNames =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-";
+  if (name.empty() || name.find_first_not_of(kOfNames) != std::string::npos) return OkStatus();
+  if (PatternByName(name) != name) return OkStatus();
+  return InvalidArgumentError(StrCat(
+      "--pattern ", name, ": expected gpt2, cl100k, o200k, llama3, qwen or a regular expression"));
+}
+
 std::string NameOfPattern(const std::string& pattern) {
   for (const KnownPattern& known : kKnownPatterns) {
     if (pattern == known.pattern) return known.name;

@@ -24,6 +24,8 @@ class PreTokenizer {
 // The regular expression behind a name: gpt2, cl100k, llama3 (the same), o200k, qwen. A name that
 // is not one of these is returned as it is: a regular expression of the user's own.
 std::string PatternByName(const std::string& name);
+// kInvalidArgument for what must be meant as a name and is none.
+Status CheckPatternName(const std::string& name);
 // The name of a known regular expression in any of its published spellings, or "".
 std::string NameOfPattern(const std::string& pattern);
 

@@ -8,6 +8,7 @@
 
 #include "worker/text/byte_stream.h"
 #include "worker/text/record_reader.h"
+#include "worker/text/unicode_clean.h"
 
 namespace trireme {
 namespace {
@@ -207,6 +208,13 @@ Result<std::unique_ptr<TextSource>> TextSource::Open(const std::vector<std::stri
   for (const std::string& path : paths) RETURN_IF_ERROR(AddPath(path, &files, &skipped));
   return std::unique_ptr<TextSource>(
       std::make_unique<FileTextSource>(std::move(files), skipped, options));
+}
+
+Status CheckUtf8(const Document& document) {
+  const std::optional<size_t> bad = FirstInvalidUtf8(document.text);
+  if (!bad.has_value()) return OkStatus();
+  return DataLossError(StrCat(document.where, ": not UTF-8 at byte ", *bad,
+                              " of the document; 'trireme clean' converts or drops it"));
 }
 
 }  // namespace trireme

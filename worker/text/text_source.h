@@ -53,4 +53,7 @@ class TextSource {
   virtual int64_t bytes() const = 0;
 };
 
+// kDataLoss, with place and byte, for a document that is not UTF-8.
+Status CheckUtf8(const Document& document);
+
 }  // namespace trireme

@@ -98,6 +98,10 @@ Result<BpeDefinition> ReadFolder(const std::string& path, const TokenizerOptions
   for (const auto& entry : fs::directory_iterator(folder, error)) {
     if (entry.path().extension() == ".tiktoken") return ReadFile(entry.path().string(), options);
   }
+  for (const char* name :
+       {"cl100k_base.json", "o200k_base.json", "p50k_base.json", "r50k_base.json"}) {
+    if (fs::exists(folder / name)) return ReadFile((folder / name).string(), options);
+  }
   for (const char* name : {"tokenizer.bin", "tokenizer.model", "vocab.txt"}) {
     if (fs::exists(folder / name)) return ReadFile((folder / name).string(), options);
   }

@@ -1,0 +1,175 @@
+// What users get wrong when they run models and start runs: refused before any work is lost, and
+// never answered with something else.
+#include <nlohmann/json.hpp>
+
+#include "tests/cli/small_corpus.h"
+
+namespace trireme {
+namespace {
+
+using testing::HasSubstr;
+using testing::Not;
+using Json = nlohmann::json;
+
+class WrongRequestsTest : public BadInputTest {
+ protected:
+  Outcome Generate(const std::string& options) {
+    return place_.Run("generate --model run " + options);
+  }
+  // The program with `input` on stdin.
+  Outcome WithInput(const std::string& arguments, const std::string& input) {
+    place_.Write("input", input);
+    return place_.Run(arguments, R"(sh -c '"$0" "$@" <input')");
+  }
+};
+
+TEST_F(WrongRequestsTest, OfGenerate) {
+  Train();
+  const Outcome beams = Generate("--prompt The --beams 3 --max-tokens 8 --temperature 0");
+  ASSERT_EQ(beams.exit_code, 0) << beams.err;
+  const Outcome json = Generate("--prompt The --beams 3 --max-tokens 8 --temperature 0 --json");
+  std::string ids;
+  const Json report = Json::parse(json.out);
+  for (const auto& id : report["ids"]) ids += id.dump() + " ";
+  EXPECT_EQ(WithInput("tokenizer decode --tokenizer tokenizer.json", ids + "\n").out, beams.out)
+      << "once";
+
+  ExpectRefused(Generate("--prompt The --max-tokens 9223372036854775807"), 2, "64 positions");
+  ExpectRefused(Generate("--prompt The --beams 100000"), 2, "--beams 100000: expected 1 to 1024");
+  ExpectRefused(Generate("--prompt The --threads -2"), 2, "--threads -2: expected 0 to 4096");
+  ExpectRefused(Generate("--prompt The --stop ''"), 2, "--stop: expected a text");
+  ExpectRefused(Generate("--prompt The --temperature inf"), 2, "--temperature inf");
+  ExpectRefused(Generate("--prompt The --length-penalty nan"), 2, "--length-penalty nan");
+  ExpectRefused(Generate("--prompt-file ."), 3, ".: cannot be read");
+  ExpectRefused(Generate(""), 2, "no prompt: expected --prompt");
+  for (const auto& [ids, got] : {std::pair{"''", "got nothing"},
+                                 {"1,,3", "got \",3\" after 1"},
+                                 {"0x3", "got \"x3\""},
+                                 {"[1,3]", "got \"[1,3]\""},
+                                 {"1,", "got nothing after 1"}}) {
+    ExpectRefused(Generate(std::string("--prompt-ids ") + ids), 2, got);
+  }
+  for (const char* ids : {"1,3", "'1 3'", "'1, 3'"}) {
+    const Outcome outcome = Generate(std::string("--json --max-tokens 2 --prompt-ids ") + ids);
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+    EXPECT_EQ(Json::parse(outcome.out)["prompt_ids"], Json({1, 3})) << ids;
+  }
+}
+
+TEST_F(WrongRequestsTest, OfScore) {
+  Train();
+  const auto score = [&](const std::string& input) {
+    return WithInput("score --model run --json", input);
+  };
+  const std::string good = R"({"context_ids": [5, 6], "continuation_ids": [7]})"
+                           "\n";
+  ExpectRefused(score(R"({"context_ids": [1.5], "continuation_ids": [6]})"), 3,
+                "line 1: \"context_ids\" holds 1.5");
+  EXPECT_THAT(score(R"({"context_ids": [4294967297], "continuation_ids": [6]})").err,
+              HasSubstr("line 1: id -1: expected 0 to 299"));
+  ExpectRefused(score("\n" + good), 3, "line 1: is empty");
+  EXPECT_EQ(score(good + "\n\n").exit_code, 0);
+  // Of a context that is too long the last part counts, as in lm-eval.
+  Json longer, last;
+  for (int i = 0; i < 100; ++i) longer["context_ids"].push_back(20 + i);
+  for (int i = 38; i < 100; ++i) last["context_ids"].push_back(20 + i);
+  longer["continuation_ids"] = last["continuation_ids"] = {7, 8, 9};
+  const Outcome outcome = score(longer.dump() + "\n" + last.dump() + "\n");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  const size_t line_end = outcome.out.find('\n');
+  EXPECT_EQ(outcome.out.substr(0, line_end + 1), outcome.out.substr(line_end + 1));
+}
+
+TEST_F(WrongRequestsTest, OfEvalAndTokenizers) {
+  Train();
+  EXPECT_EQ(place_.Run("tokenizer train text.txt --vocab-size 290 --out other.json").exit_code, 0);
+  EXPECT_EQ(place_.Run("pack text.txt --tokenizer other.json --out foreign").exit_code, 0);
+  const std::string mixed = "its tokens are of another tokenizer";
+  ExpectRefused(place_.Run("eval --task ngram=corpus_train:foreign"), 2, mixed);
+  ExpectRefused(place_.Run("eval --model run --task perplexity=foreign"), 2, mixed);
+  ExpectRefused(place_.Run("train run.yaml --set run.dir=mixed --set data.validation=foreign"), 2,
+                mixed);
+  EXPECT_FALSE(place_.Exists("mixed"));
+  ExpectRefused(place_.Run("eval --model run --task perplexity=corpus_train --task ngram=x"), 2,
+                "expected ngram=TRAIN:VALIDATION");
+  ExpectRefused(place_.Run("eval --model run --task perplexity="), 2, "expected perplexity=");
+  ExpectRefused(place_.Run("eval --model run --task perplexity=corpus_train --limit -3"), 2,
+                "--limit -3");
+  place_.Write("bad.txt", "abc\xff\xfe def\n");
+  ExpectRefused(place_.Run("tokenizer train bad.txt --vocab-size 300 --out x.json"), 3,
+                "bad.txt: not UTF-8 at byte 3");
+  ExpectRefused(place_.Run("eval --model run --task perplexity=bad.txt"), 3, "not UTF-8 at byte 3");
+  ExpectRefused(
+      place_.Run("tokenizer train text.txt --vocab-size 300 --pattern cl100 --out x.json"), 2,
+      "--pattern cl100: expected gpt2, cl100k");
+  ExpectRefused(
+      place_.Run("tokenizer train text.txt --vocab-size 300 --min-frequency -3 --out x.json"), 2,
+      "--min-frequency -3");
+  ExpectRefused(place_.Run("pack text.txt --tokenizer tokenizer.json --out y --end-of-text -1"), 2,
+                "--end-of-text -1: expected an id");
+  EXPECT_FALSE(place_.Exists("x.json"));
+}
+
+TEST_F(WrongRequestsTest, BytesOfAPerplexityAreThoseOfTheText) {
+  Train();
+  place_.Write("three.jsonl", "{\"text\": \"abcd\"}\n{\"text\": \"efgh\"}\n{\"text\": \"ijkl\"}\n");
+  const Outcome outcome = place_.Run("eval --model run --task perplexity=three.jsonl --json");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  // All but the first token, which may be more than one byte; separators are no text.
+  const Json report = Json::parse(outcome.out);
+  EXPECT_GE(report["bytes"], 8);
+  EXPECT_LE(report["bytes"], 11);
+}
+
+TEST_F(WrongRequestsTest, OfTrain) {
+  MakeTokens();
+  ExpectRefused(place_.Run("train run.yaml --set data.train=[]"), 2, "data.train: not set");
+  ExpectRefused(place_.Run("train run.yaml --set threads=100000"), 2, "threads: 100000");
+  place_.Write("tiny.txt", "a");
+  ASSERT_EQ(place_.Run("pack tiny.txt --tokenizer tokenizer.json --out tiny").exit_code, 0);
+  ExpectRefused(place_.Run("train run.yaml --set data.validation=tiny --set "
+                           "validation.every_steps=2"),
+                3, "tiny.bin: 2 tokens are not enough for one sample");
+  ExpectRefused(place_.Run("train run.yaml --set optimizer.learning_rate=1"), 2,
+                "did you mean lr?");
+  ExpectRefused(place_.Run("train run.yaml --set device=gpu"), 2, "did you mean cuda?");
+  EXPECT_FALSE(place_.Exists("run"));
+}
+
+// Where a run began may be gone once it has checkpoints of its own.
+TEST_F(WrongRequestsTest, AFineTunedRunGoesOnWithoutItsOrigin) {
+  Train();
+  std::string tuned = kRun;
+  tuned.erase(tuned.find("model:"), tuned.find("data:\n") - tuned.find("model:"));
+  place_.Write("tuned.yaml", "model: {from: run}\n" + tuned);
+  ASSERT_EQ(place_.Run("train tuned.yaml --set run.dir=tuned").exit_code, 0);
+  ExpectRefused(place_.Run("train tuned.yaml --set run.dir=tuned --set model.from=run@2 --set "
+                           "lr_schedule.steps=6"),
+                2, "model.from: run@2, but the run's checkpoint began from run");
+  std::filesystem::rename(place_.Path("run"), place_.Path("moved"));
+  const Outcome outcome =
+      place_.Run("train tuned.yaml --set run.dir=tuned --set lr_schedule.steps=6");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_TRUE(place_.Exists("tuned/checkpoints/step_00000006/manifest.json"));
+}
+
+TEST_F(WrongRequestsTest, OfWords) {
+  ExpectRefused(place_.Run("tokenizer encod --tokenizer x"), 2,
+                "encod: not expected here; did you mean encode? (see trireme tokenizer --help)");
+  ExpectRefused(place_.Run("generate --model run --prompt a --max-token 3"), 2,
+                "--max-token: not expected here; did you mean --max-tokens? (see trireme generate "
+                "--help)");
+  ExpectRefused(place_.Run("tokenizer train x --vocab-size 300"), 2,
+                "(see trireme tokenizer train --help)");
+}
+
+// What cannot be printed is not done.
+TEST_F(WrongRequestsTest, AFullOutputIsAnError) {
+  for (const char* command : {"doctor --json", "config --presets"}) {
+    const Outcome outcome = place_.Run(command, R"(sh -c '"$0" "$@" >/dev/full')");
+    ExpectRefused(outcome, 4, "stdout cannot be written");
+  }
+}
+
+}  // namespace
+}  // namespace trireme
