@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <iostream>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "cli/command.h"
 #include "cli/text_progress.h"
@@ -53,6 +54,7 @@ Status Run(Options& options) {
   ASSIGN_OR_RETURN(const auto writer, TextWriter::Create(options.out));
   const std::string report_path = StemOfText(options.out) + ".report.json";
   ASSIGN_OR_RETURN(const auto report_file, OutputFile::Create(report_path));
+  options.clean.source.left_out = {options.out, report_path};
   TextProgress progress("clean");
   auto report = CleanCorpus(
       options.text, options.clean,
@@ -65,7 +67,7 @@ Status Run(Options& options) {
   RETURN_IF_ERROR(writer->Finish());
   RETURN_IF_ERROR(report_file->Commit());
   if (options.json) {
-    std::cout << json << "\n";
+    std::cout << nlohmann::ordered_json::parse(json).dump() << "\n";
   } else {
     PrintReport(*report, options.out);
     std::printf("%s: every reason, counted\n", report_path.c_str());

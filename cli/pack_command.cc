@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <iostream>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "cli/command.h"
@@ -53,7 +54,7 @@ Status Run(Options& options) {
   progress.Finish();
   RETURN_IF_ERROR(report.status());
   if (options.json) {
-    std::cout << report.value().ToJson() << "\n";
+    std::cout << nlohmann::ordered_json::parse(report.value().ToJson()).dump() << "\n";
   } else {
     PrintReport(report.value());
   }

@@ -10,6 +10,7 @@
 #include "cluster/device/gpu_info.h"
 #include "proto/config.pb.h"
 #include "proto/manifest.pb.h"
+#include "storage/checkpoint_location.h"
 #include "storage/checkpoint_reader.h"
 #include "storage/checkpoint_writer.h"
 #include "storage/object_store.h"
@@ -102,6 +103,23 @@ Status FindCheckpoint(const proto::Config& config, TrainingRun* run,
   }
   *recorded = std::make_unique<proto::Manifest>(reader.manifest());
   return OkStatus();
+}
+
+// A run whose checkpoints are in another store than the one now asked for would begin again, over
+// its own metrics.
+Status CheckStore(const proto::Config& config) {
+  const std::string& dir = config.run().dir();
+  const CheckpointLocation before = LocateCheckpoint(dir);
+  if (before.run_dir != dir || before.store_url == config.checkpoint().store()) return OkStatus();
+  const auto store = OpenStore(before.store_url);
+  if (!store.ok()) return OkStatus();
+  const auto steps = ListCheckpoints(**store);
+  if (!steps.ok() || steps->empty()) return OkStatus();
+  return InvalidArgumentError(StrCat(
+      "checkpoint.store: ", config.checkpoint().store(), " holds no checkpoint, but ", dir,
+      " has those of ", steps->size(), steps->size() == 1 ? " step" : " steps", " in ",
+      before.store_url, ": expected that store, a copy of it (trireme checkpoint copy), or a new ",
+      "run.dir"));
 }
 
 }  // namespace
@@ -200,6 +218,7 @@ Result<TrainingRun> PrepareTraining(const RunFileOptions& file, bool fresh, bool
     if (fresh) RETURN_IF_ERROR(CheckFresh(named.run().dir()));
     std::unique_ptr<proto::Manifest> manifest;
     RETURN_IF_ERROR(FindCheckpoint(named, &run, &manifest));
+    if (manifest == nullptr) RETURN_IF_ERROR(CheckStore(named));
     if (manifest != nullptr) {
       goes_on = true;
       const proto::Config* recorded = &manifest->config();

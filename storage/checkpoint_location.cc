@@ -1,5 +1,6 @@
 #include "storage/checkpoint_location.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 
@@ -56,6 +57,21 @@ std::string SplitStep(const std::string& text, std::optional<int64_t>* step) {
   return text.substr(0, at);
 }
 
+// kStorage, with the steps that there are, for one of which there is nothing at all.
+Status CheckStep(const ObjectStore& store, const std::string& text, int64_t step) {
+  const auto steps = ListCheckpoints(store);
+  if (!steps.ok() || std::find(steps->begin(), steps->end(), step) != steps->end()) {
+    return OkStatus();
+  }
+  const std::string manifest = ManifestKey(step);
+  const auto pieces = store.List(manifest.substr(0, manifest.find('/') + 1));
+  if (!pieces.ok() || !pieces->empty()) return OkStatus();
+  std::string there;
+  for (const int64_t one : *steps) there += StrCat(there.empty() ? "" : ", ", one);
+  return StorageError(StrCat(text, ": there is no checkpoint of step ", step,
+                             there.empty() ? "" : "; there are ", there));
+}
+
 }  // namespace
 
 CheckpointLocation LocateCheckpoint(const std::string& text) {
@@ -90,8 +106,13 @@ CheckpointLocation LocateCheckpoint(const std::string& text) {
 Result<OpenedCheckpoint> OpenCheckpoint(const std::string& text) {
   OpenedCheckpoint opened;
   opened.location = LocateCheckpoint(text);
-  ASSIGN_OR_RETURN(opened.store, OpenStore(opened.location.store_url));
+  const std::string& url = opened.location.store_url;
+  if (Exists(url) && !IsFolder(url)) {
+    return InvalidArgumentError(StrCat(text, ": ", url, " is a file and has no steps"));
+  }
+  ASSIGN_OR_RETURN(opened.store, OpenStore(url));
   if (opened.location.step) {
+    RETURN_IF_ERROR(CheckStep(*opened.store, text, *opened.location.step));
     ASSIGN_OR_RETURN(opened.reader, OpenVerifiedCheckpoint(*opened.store, *opened.location.step));
     return opened;
   }

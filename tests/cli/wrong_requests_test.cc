@@ -153,6 +153,38 @@ TEST_F(WrongRequestsTest, AFineTunedRunGoesOnWithoutItsOrigin) {
   EXPECT_TRUE(place_.Exists("tuned/checkpoints/step_00000006/manifest.json"));
 }
 
+// Else the run would begin again, over its own metrics.
+TEST_F(WrongRequestsTest, AnotherStoreDoesNotStartARunAgain) {
+  Train();
+  const std::string metrics = place_.Read("run/metrics.jsonl");
+  ExpectRefused(place_.Run("train run.yaml --set lr_schedule.steps=6 --set checkpoint.store=other"),
+                2, "checkpoint.store: other holds no checkpoint, but run has those of 2 steps in");
+  EXPECT_EQ(place_.Read("run/metrics.jsonl"), metrics);
+  ASSERT_EQ(place_.Run("checkpoint copy run other").exit_code, 0);
+  EXPECT_EQ(
+      place_.Run("train run.yaml --set lr_schedule.steps=6 --set checkpoint.store=other").exit_code,
+      0);
+}
+
+TEST_F(WrongRequestsTest, OfSteps) {
+  Train();
+  ExpectRefused(place_.Run("generate --model run@3 --prompt The"), 4,
+                "run@3: there is no checkpoint of step 3; there are 2, 4");
+  ExpectRefused(place_.Run("generate --model text.txt@3 --prompt The"), 2,
+                "text.txt is a file and has no steps");
+}
+
+TEST_F(WrongRequestsTest, CleanDoesNotReadWhatItWrites) {
+  place_.Write("texts/a.txt", "The first text of the two that are here.\n");
+  place_.Write("texts/b.txt", "And quite another one, which is the second.\n");
+  for (int round = 0; round < 2; ++round) {
+    const Outcome outcome = place_.Run("clean texts --out texts/clean.jsonl --json");
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+    EXPECT_EQ(Lines(outcome.out), 1);
+    EXPECT_EQ(Json::parse(outcome.out)["input"]["documents"], 2);
+  }
+}
+
 TEST_F(WrongRequestsTest, OfWords) {
   ExpectRefused(place_.Run("tokenizer encod --tokenizer x"), 2,
                 "encod: not expected here; did you mean encode? (see trireme tokenizer --help)");

@@ -107,7 +107,8 @@ TEST_F(CheckpointCommandTest, WhatCannotBeIsRefusedOnOneLine) {
   EXPECT_THAT(Error("copy run", 2), HasSubstr("expected STORE[@STEP] TARGET"));
   EXPECT_THAT(Error("list nowhere", 4), HasSubstr("nowhere: no such store"));
   EXPECT_THAT(Error("list s3://bucket/x", 2), HasSubstr("s3:// is not built yet"));
-  EXPECT_THAT(Error("hash run@70", 4), HasSubstr("step_00000070/manifest.json: does not exist"));
+  EXPECT_THAT(Error("hash run@70", 4),
+              HasSubstr("run@70: there is no checkpoint of step 70; there are 50, 100"));
 }
 
 }  // namespace

@@ -206,6 +206,13 @@ Result<std::unique_ptr<TextSource>> TextSource::Open(const std::vector<std::stri
   std::vector<InputFile> files;
   int64_t skipped = 0;
   for (const std::string& path : paths) RETURN_IF_ERROR(AddPath(path, &files, &skipped));
+  std::erase_if(files, [&](const InputFile& file) {
+    std::error_code ignored;
+    return std::find(paths.begin(), paths.end(), file.path) == paths.end() &&
+           std::any_of(options.left_out.begin(), options.left_out.end(), [&](const auto& out) {
+             return fs::weakly_canonical(file.path, ignored) == fs::weakly_canonical(out, ignored);
+           });
+  });
   return std::unique_ptr<TextSource>(
       std::make_unique<FileTextSource>(std::move(files), skipped, options));
 }

@@ -26,6 +26,8 @@ struct TextSourceOptions {
   std::string field = "text";  // jsonl key; csv/tsv column by name (with a header) or number from 1
   // A larger document is an error: one document is in memory at a time, and that is the bound.
   int64_t document_bytes_max = int64_t{256} << 20;
+  // Files that a folder or glob may hold and that are no input: what is being written.
+  std::vector<std::string> left_out;
 };
 
 // Reads files, folders (recursively) and globs of .txt .md .html .jsonl .csv .tsv, each plain, .gz,
