@@ -111,6 +111,7 @@ struct Coordinator {
     options.checkpoint_to_load = run.checkpoint;
     options.checkpoints = run.checkpoints;
     options.promises_ended = run.promises_ended;
+    options.set_aside = run.set_aside;
     options.storage = MakeStorageHooks(run.config, run.checkpoint.empty() ? -1 : run.start_step,
                                        &coordinator->generation);
     if (one_host) options.bind_address = options.advertise_host = "127.0.0.1";
@@ -169,7 +170,9 @@ Result<TrainingRun> Prepare(const TrainCommand& command, int processes,
                             const std::vector<HostFacts>& hosts) {
   const bool gpus = std::any_of(hosts.begin(), hosts.end(), [](const auto& h) { return h.gpus; });
   ASSIGN_OR_RETURN(TrainingRun run, PrepareTraining(command.file, command.fresh, gpus));
-  for (const std::string& note : run.notes) std::cerr << "trireme train: " << note << "\n";
+  for (const std::string& reason : run.set_aside) {
+    std::cerr << "trireme train: set aside: " << reason << "\n";
+  }
   if (run.finished) {
     std::cout << run.config->run().dir() << ": finished, step " << run.start_step << " of "
               << run.config->lr_schedule().steps() << " is done\n";

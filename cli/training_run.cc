@@ -89,7 +89,7 @@ Status FindCheckpoint(const proto::Config& config, TrainingRun* run,
   ASSIGN_OR_RETURN(const std::unique_ptr<ObjectStore> store, OpenStore(url));
   std::vector<std::string> skipped;
   const auto newest = OpenNewestCheckpoint(*store, &skipped);
-  for (const std::string& line : skipped) run->notes.push_back("set aside: " + line);
+  run->set_aside = skipped;
   if (!newest.ok()) {
     return newest.status().code() == StatusCode::kNotFound ? OkStatus() : newest.status();
   }

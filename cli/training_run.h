@@ -24,7 +24,7 @@ struct TrainingRun {
   int64_t label_tokens = 0;
   bool finished = false;
   std::vector<std::string> promises_ended;  // see EndedPromises
-  std::vector<std::string> notes;           // for people: checkpoints set aside, and their like
+  std::vector<std::string> set_aside;       // checkpoints that did not verify, with the reason
 };
 
 // The configuration with model.from resolved, every default filled in, and checked.

@@ -177,6 +177,8 @@ struct CoordinatorOptions {
   Micros hang_patience = 27'000'000;
   // Why equal bits with what was trained before are no longer promised; one event each.
   std::vector<std::string> promises_ended;
+  // Checkpoints that did not verify, with the reason; one event each.
+  std::vector<std::string> set_aside;
 };
 
 }  // namespace trireme

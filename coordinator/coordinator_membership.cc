@@ -113,6 +113,9 @@ void CoordinatorState::StartWith(std::vector<WorkerId> members) {
       committed_ == 0 ? std::string("from the beginning") : StrCat("from step ", committed_));
   Emit(WriteJournal{{"start", options_.generation, committed_, event.reason}});
   Emit(WriteEvent{event});
+  for (const std::string& reason : options_.set_aside) {
+    EmitEvent("corruption", committed_, StrCat("a checkpoint was set aside: ", reason));
+  }
   if (committed_ > 0 || !options_.checkpoint_to_load.empty()) {
     EmitEvent("resume", committed_, StrCat("from ", options_.checkpoint_to_load));
   }

@@ -80,6 +80,7 @@ CoordinatorOptions StateOptions(const CoordinatorServerOptions& options, uint64_
   state.config = options.config;
   if (config.recovery().has_lease_ms()) state.lease = config.recovery().lease_ms() * 1000;
   state.promises_ended = options.promises_ended;
+  state.set_aside = options.set_aside;
   state.join_deadline = options.join_deadline_ms * 1000;
   return state;
 }

@@ -40,6 +40,7 @@ struct CoordinatorServerOptions {
   std::string checkpoint_to_load;           // empty for a new run
   std::vector<int64_t> checkpoints;         // steps that exist and verify, ascending
   std::vector<std::string> promises_ended;  // see CoordinatorOptions
+  std::vector<std::string> set_aside;       // likewise
   StorageHooks storage;
   std::string bind_address = "0.0.0.0";
   std::string advertise_host;  // what workers connect to; empty: this host's name

@@ -49,7 +49,11 @@ TEST_F(BadInputTest, DamagedCheckpointsGiveWayToOlderOnes) {
   // The older one is good: the run goes on from it.
   outcome = place_.Run("train run.yaml --set lr_schedule.steps=5");
   EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
-  EXPECT_THAT(place_.Read("run/events.jsonl"), HasSubstr("\"resume\""));
+  EXPECT_THAT(outcome.err, HasSubstr("set aside: "));
+  EXPECT_THAT(
+      place_.Read("run/events.jsonl"),
+      testing::AllOf(HasSubstr("\"resume\""), HasSubstr("\"corruption\""),
+                     HasSubstr("a checkpoint was set aside: run/checkpoints/step_00000004")));
   for (const std::string step : {"step_00000002", "step_00000004", "step_00000005"}) {
     std::filesystem::remove(place_.Path("run/checkpoints/" + step + "/manifest.json"));
   }
