@@ -7,11 +7,18 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <iostream>
 
 namespace trireme {
 namespace {
 
 constexpr size_t kWaitingMax = 100'000;
+
+// Logs may lie on the same full disk.
+void Say(const std::string& message) {
+  LOG(ERROR) << message;
+  std::cerr << "trireme: " << message << std::endl;
+}
 
 // Where the last whole line ends.
 Result<int64_t> EndOfLines(int file, int64_t size) {
@@ -31,6 +38,8 @@ Result<int64_t> EndOfLines(int file, int64_t size) {
 }  // namespace
 
 LineFile::~LineFile() {
+  while (!waiting_.empty() && WriteFront()) waiting_.pop_front();
+  if (!waiting_.empty()) Say(StrCat(path_, ": ", waiting_.size(), " lines are lost"));
   if (file_ >= 0) close(file_);
 }
 
@@ -61,7 +70,7 @@ bool LineFile::WriteFront() {
         pwrite(file_, line.data() + done, line.size() - done, size_ + static_cast<int64_t>(done));
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) {
-      if (!failing_) LOG(ERROR) << path_ << ": " << strerror(errno) << "; its lines wait in memory";
+      if (!failing_) Say(StrCat(path_, ": ", strerror(errno), "; its lines wait in memory"));
       // Half a line must not stand before the next reader.
       if (done > 0 && ftruncate(file_, size_) != 0 && !failing_) {
         LOG(ERROR) << path_ << ": " << strerror(errno);

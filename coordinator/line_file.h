@@ -19,7 +19,8 @@ class LineFile {
   // Opens for appending; a last line without its line end (a crash while writing) is cut off.
   Status Open(const std::string& path);
   // Adds `line` and a line end. When the disk takes no more, the line waits in memory (the oldest
-  // of more than 100,000 is dropped) and goes first at the next call; the log says so once.
+  // of more than 100,000 is dropped) and goes first at the next call; a line on stderr says so
+  // once, and another at the end when lines are lost.
   void Append(const std::string& line);
   // Everything so far is on the disk, as far as it takes it.
   void Sync();

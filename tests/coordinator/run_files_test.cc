@@ -174,10 +174,16 @@ TEST_F(RunFilesTest, ATornLastLineIsCutBeforeAppending) {
 }
 
 TEST_F(RunFilesTest, AFullDiskKeepsTheLinesInMemory) {
-  LineFile file;
-  ASSERT_TRUE(file.Open("/dev/full").ok());
-  file.Append("lost nowhere");  // one line in the log, and no crash
-  file.Append("nor this");
+  testing::internal::CaptureStderr();
+  {
+    LineFile file;
+    ASSERT_TRUE(file.Open("/dev/full").ok());
+    file.Append("lost nowhere");
+    file.Append("nor this");
+  }
+  const std::string said = testing::internal::GetCapturedStderr();
+  EXPECT_THAT(said, HasSubstr("trireme: /dev/full: No space left on device; its lines wait"));
+  EXPECT_THAT(said, HasSubstr("trireme: /dev/full: 2 lines are lost\n"));
 }
 
 TEST_F(RunFilesTest, OneCoordinatorAtATime) {
