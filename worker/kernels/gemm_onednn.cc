@@ -121,7 +121,7 @@ constexpr size_t kProductsMax = 2048;
 struct ThreadState {
   dnnl::stream stream{Engine()};
   std::unordered_map<Key, Product, KeyHash> products;
-  ThreadScratch library, a, b, sums;
+  ThreadScratch onednn, a, b, sums;
 };
 
 ThreadState& State() {
@@ -211,8 +211,8 @@ void RunPrimitive(const GemmCall& call) {
   product.b.set_data_handle(const_cast<void*>(call.b));
   product.c.set_data_handle(call.c);
   if (call.bias != nullptr) product.bias.set_data_handle(const_cast<float*>(call.bias));
-  state.library.Reset(product.scratch_bytes);
-  product.scratch.set_data_handle(state.library.Take<std::byte>(product.scratch_bytes));
+  state.onednn.Reset(product.scratch_bytes);
+  product.scratch.set_data_handle(state.onednn.Take<std::byte>(product.scratch_bytes));
   product.primitive.execute(state.stream, product.arguments);
 }
 

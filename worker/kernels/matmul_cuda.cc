@@ -65,11 +65,11 @@ struct Product {
   void* aux = nullptr;  // of c's shape and dtype, rows dense, 16-byte aligned
   bool tf32 = false;
 
-  cublasLtEpilogue_t LibrarysEpilogue() const;
+  cublasLtEpilogue_t BlasEpilogue() const;
   std::string Key() const;
 };
 
-cublasLtEpilogue_t Product::LibrarysEpilogue() const {
+cublasLtEpilogue_t Product::BlasEpilogue() const {
   if (epilogue == Epilogue::kGeluBackward) return CUBLASLT_EPILOGUE_DGELU;
   if (epilogue == Epilogue::kGelu) {
     return bias == nullptr ? CUBLASLT_EPILOGUE_GELU_AUX : CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
@@ -97,7 +97,7 @@ struct Description {
     CHECK_BLAS(cublasLtMatmulDescInit(&desc, compute, CUDA_R_32F));
     Set(CUBLASLT_MATMUL_DESC_TRANSA, p.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
     Set(CUBLASLT_MATMUL_DESC_TRANSB, p.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
-    Set(CUBLASLT_MATMUL_DESC_EPILOGUE, p.LibrarysEpilogue());
+    Set(CUBLASLT_MATMUL_DESC_EPILOGUE, p.BlasEpilogue());
     if (p.epilogue != Epilogue::kNone) {
       Set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, p.aux);
       Set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, p.c.columns);
