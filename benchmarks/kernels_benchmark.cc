@@ -294,19 +294,20 @@ void AddOptimizer() {
   Add("adamw/out_of_place", {0, 28.0 * n}, [=](Stream& s) { run(s, false, false); });
   Add("adamw/out_of_place_bf16_copy", {0, 30.0 * n}, [=](Stream& s) { run(s, false, true); });
   Add("adamw/in_place", {0, 28.0 * n}, [=](Stream& s) { run(s, true, false); });
-  const auto sums = std::make_shared<Buffer>(64 * 8, StreamOf(2).device());
+  // Ranges, and behind them their sums.
+  constexpr int kRanges = 64;
+  const auto table = std::make_shared<Buffer>(
+      kRanges * static_cast<int64_t>(sizeof(NormRange) + sizeof(double)), StreamOf(2).device());
+  auto* on_device = reinterpret_cast<NormRange*>(table->data());
   std::vector<NormRange> ranges;
-  for (int64_t i = 0; i < 64; ++i) {
-    ranges.push_back({t[0]->tensor.as<float>() + i * (n / 64), n / 64,
-                      reinterpret_cast<double*>(sums->data()) + i});
+  for (int64_t i = 0; i < kRanges; ++i) {
+    ranges.push_back({t[0]->tensor.as<float>() + i * (n / kRanges), n / kRanges,
+                      reinterpret_cast<double*>(on_device + kRanges) + i});
   }
-  const auto table =
-      std::make_shared<Buffer>(64 * static_cast<int64_t>(sizeof(NormRange)), sums->device());
-  StreamOf(2).Copy(table->data(), ranges.data(), table->bytes());
+  StreamOf(2).Copy(on_device, ranges.data(), kRanges * static_cast<int64_t>(sizeof(NormRange)));
   StreamOf(2).Synchronize();
   Add("adamw/sums_of_squares", {0, 4.0 * n}, [=](Stream& s) {
-    CHECK_NOTNULL(sums->data());  // alive as long as the table
-    SumsOfSquares(s, reinterpret_cast<const NormRange*>(table->data()), 64);
+    SumsOfSquares(s, reinterpret_cast<const NormRange*>(table->data()), kRanges);
   });
 }
 

@@ -2,7 +2,6 @@
 #include <cstdio>
 #include <iostream>
 #include <memory>
-#include <nlohmann/json.hpp>
 
 #include "cli/command.h"
 #include "cli/text_progress.h"
@@ -62,12 +61,11 @@ Status Run(Options& options) {
       [&](int64_t done, int64_t all) { progress.Update(done, all); });
   progress.Finish();
   RETURN_IF_ERROR(report.status());
-  const std::string json = report->ToJson();
-  RETURN_IF_ERROR(report_file->Write(json + "\n"));
+  RETURN_IF_ERROR(report_file->Write(report->ToJson() + "\n"));
   RETURN_IF_ERROR(writer->Finish());
   RETURN_IF_ERROR(report_file->Commit());
   if (options.json) {
-    std::cout << nlohmann::ordered_json::parse(json).dump() << "\n";
+    std::cout << report->ToJson(-1) << "\n";
   } else {
     PrintReport(*report, options.out);
     std::printf("%s: every reason, counted\n", report_path.c_str());

@@ -14,8 +14,8 @@ ConfigKey Text(std::string_view path, std::string_view fallback, std::string_vie
 }
 
 ConfigKey Count(std::string_view path, std::string_view fallback, std::string_view unit,
-                double least, std::string_view meaning) {
-  return {path, fallback, unit, meaning, least, kMany};
+                double least, std::string_view meaning, double most = kMany) {
+  return {path, fallback, unit, meaning, least, most};
 }
 
 ConfigKey Real(std::string_view path, std::string_view fallback, double least, double most,
@@ -158,7 +158,7 @@ std::vector<ConfigKey> RunKeys() {
       Count("validation.batches", "20", "batches", 1, "global batches a validation reads"),
       Text("device", "auto", "where the workers compute", "auto cpu cuda", ""),
       Count("threads", "0", "threads", 0,
-            "of a worker; 0: this host's cores shared among its workers"),
+            "of a worker; 0: this host's cores shared among its workers", 4096),
   };
 }
 

@@ -236,10 +236,6 @@ Problem FindDataProblem(const proto::Config& config) {
     }
     return std::nullopt;
   };
-  constexpr int64_t kThreadsMax = 4096;
-  if (config.threads() > kThreadsMax) {
-    return Wrong("threads", StrCat(config.threads()), StrCat("0 to ", kThreadsMax));
-  }
   if (auto problem = check(config.data().train(), "train")) return problem;
   return check(config.data().validation(), "validation");
 }

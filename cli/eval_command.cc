@@ -81,14 +81,6 @@ Result<OpenedStream> OpenText(const std::string& path, const std::string& field,
   return opened;
 }
 
-// Ids of one vocabulary mean nothing in another.
-Status CheckSameTokenizer(const std::string& path, const std::string& hash,
-                          const std::string& other_path, const std::string& other_hash) {
-  if (hash.empty() || other_hash.empty() || hash == other_hash) return OkStatus();
-  return InvalidArgumentError(StrCat(path, ": its tokens are of another tokenizer (", hash,
-                                     ") than those of ", other_path, " (", other_hash, ")"));
-}
-
 Json OrNull(const auto& value) { return value ? Json(*value) : Json(nullptr); }
 
 Result<Json> RunPerplexity(const EvalCommand& command, const std::string& path) {
@@ -105,10 +97,9 @@ Result<Json> RunPerplexity(const EvalCommand& command, const std::string& path) 
                                          model->shape().vocab_size));
     }
     if (tokenizer != nullptr) {
-      RETURN_IF_ERROR(CheckSameTokenizer(
-          path, info.tokenizer_hash,
-          command.model.tokenizer.empty() ? command.model.model : command.model.tokenizer,
-          tokenizer->hash()));
+      const ModelOptions& named = command.model;
+      RETURN_IF_ERROR(opened.file->CheckTokenizer(
+          tokenizer->hash(), named.tokenizer.empty() ? named.model : named.tokenizer));
     } else if (!info.tokenizer_path.empty()) {
       ASSIGN_OR_RETURN(tokenizer, Tokenizer::Load(info.tokenizer_path));
     }
@@ -151,9 +142,8 @@ Result<Json> RunNgram(const std::string& value) {
   const size_t colon = value.find(':');
   ASSIGN_OR_RETURN(const OpenedStream train, OpenTokens(value.substr(0, colon)));
   ASSIGN_OR_RETURN(const OpenedStream validation, OpenTokens(value.substr(colon + 1)));
-  RETURN_IF_ERROR(CheckSameTokenizer(validation.file->path(),
-                                     validation.file->info().tokenizer_hash, train.file->path(),
-                                     train.file->info().tokenizer_hash));
+  RETURN_IF_ERROR(
+      validation.file->CheckTokenizer(train.file->info().tokenizer_hash, train.file->path()));
   int64_t vocab = std::max(train.file->info().vocab_size, validation.file->info().vocab_size);
   if (vocab == 0) {
     return DataLossError(

@@ -3,8 +3,8 @@
 #include <cstdio>
 #include <fstream>
 #include <iostream>
+#include <iterator>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "cli/command.h"
 #include "cli/id_list.h"
@@ -34,12 +34,11 @@ Result<std::vector<int32_t>> ReadPrompt(const GenerateCommand& command,
   std::string text = command.prompt;
   if (!command.prompt_file.empty()) {
     std::ifstream in(command.prompt_file, std::ios::binary);
-    std::stringstream all;
-    // Of an empty file nothing is read, which sets `all`'s failbit and no error of the file's.
-    if (!in || (in.peek() != EOF && !(all << in.rdbuf())) || in.bad()) {
+    in.peek();  // a folder opens, and cannot be read
+    if (!in.is_open() || in.bad()) {
       return DataLossError(command.prompt_file + ": cannot be read");
     }
-    text = all.str();
+    text.assign(std::istreambuf_iterator<char>(in), {});
   }
   if (tokenizer == nullptr) {
     return InvalidArgumentError(

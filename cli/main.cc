@@ -72,28 +72,25 @@ std::string HelpOf(const CLI::App& app) {
   return "trireme" + command + " --help";
 }
 
-// What CLI11 says of a mistake, and the nearest name for a word that it does not know.
+// A word that the innermost subcommand does not know, with the nearest of its options and
+// subcommands; or what CLI11 says of another mistake.
 std::string UsageMistake(const CLI::App& app, const CLI::ParseError& error) {
   const CLI::App* at = Innermost(app);
+  const std::vector<std::string> rest = at->remaining();
+  const std::vector<const CLI::App*> subcommands = at->get_subcommands({});
+  const bool extra = dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr;
+  const bool no_subcommand = dynamic_cast<const CLI::RequiredError*>(&error) != nullptr &&
+                             at != &app && !subcommands.empty();
+  if (rest.empty() || !(extra || no_subcommand)) return error.what();
+  // A value that follows an unknown option is not the mistake.
+  const auto option =
+      std::find_if(rest.begin(), rest.end(), [](const auto& one) { return one.starts_with("--"); });
+  std::string word = extra && option != rest.end() ? *option : rest.front();
+  word = word.substr(0, word.find('='));
   std::vector<std::string> names;
-  std::string word;
-  const auto extras = dynamic_cast<const CLI::ExtrasError*>(&error);
-  if (extras != nullptr) {
-    for (const CLI::Option* option : at->get_options()) {
-      if (!option->get_lnames().empty()) names.push_back("--" + option->get_lnames().front());
-    }
-    for (const std::string& rest : at->remaining()) {
-      if (rest.starts_with("--") && word.empty()) word = rest.substr(0, rest.find('='));
-    }
-    if (word.empty() && !at->remaining().empty()) word = at->remaining().front();
-    if (word.empty()) return error.what();
-  } else if (dynamic_cast<const CLI::RequiredError*>(&error) != nullptr && at != &app &&
-             !at->get_subcommands({}).empty()) {
-    for (const CLI::App* sub : at->get_subcommands({})) names.push_back(sub->get_name());
-    if (!at->remaining().empty()) word = at->remaining().front();
-    if (word.empty()) return error.what();
-  } else {
-    return error.what();
+  for (const CLI::App* sub : subcommands) names.push_back(sub->get_name());
+  for (const CLI::Option* known : at->get_options()) {
+    for (const std::string& name : known->get_lnames()) names.push_back("--" + name);
   }
   const std::string nearest = NearestName(word, names);
   return StrCat(word, ": not expected here",

@@ -2,13 +2,11 @@
 #include <cstdio>
 #include <iostream>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "cli/command.h"
 #include "cli/text_progress.h"
 #include "worker/text/packer.h"
-#include "worker/text/pretokenize.h"
 #include "worker/text/tokenizer.h"
 
 namespace trireme {
@@ -40,7 +38,6 @@ void PrintReport(const PackReport& report) {
 
 Status Run(Options& options) {
   options.pack.source.document_bytes_max = options.document_mib_max << 20;
-  RETURN_IF_ERROR(CheckPatternName(options.pattern));
   if (options.end_of_text && *options.end_of_text < 0) {
     return InvalidArgumentError(
         StrCat("--end-of-text ", *options.end_of_text, ": expected an id, 0 or more"));
@@ -54,7 +51,7 @@ Status Run(Options& options) {
   progress.Finish();
   RETURN_IF_ERROR(report.status());
   if (options.json) {
-    std::cout << nlohmann::ordered_json::parse(report.value().ToJson()).dump() << "\n";
+    std::cout << report.value().ToJson() << "\n";
   } else {
     PrintReport(report.value());
   }

@@ -39,22 +39,19 @@ struct UseCommand {
 Result<int64_t> CountWords(const TrainCommand& options, WordCounter* counter) {
   ASSIGN_OR_RETURN(const auto source, TextSource::Open(options.text, {.field = options.field}));
   TextProgress progress("tokenizer train");
-  Document document;
-  int64_t documents = 0;
-  for (;; ++documents) {
-    const auto more = source->Next(&document);
-    if (!more.ok() || !more.value()) {
-      progress.Finish();
-      if (!more.ok()) return more.status();
-      return documents;
+  const auto count = [&]() -> Result<int64_t> {
+    Document document;
+    for (int64_t documents = 0;; ++documents) {
+      ASSIGN_OR_RETURN(const bool more, source->Next(&document));
+      if (!more) return documents;
+      RETURN_IF_ERROR(CheckUtf8(document));
+      counter->Add(document.text);
+      progress.Update(source->bytes_read(), source->bytes());
     }
-    if (const Status valid = CheckUtf8(document); !valid.ok()) {
-      progress.Finish();
-      return valid;
-    }
-    counter->Add(document.text);
-    progress.Update(source->bytes_read(), source->bytes());
-  }
+  };
+  auto documents = count();
+  progress.Finish();
+  return documents;
 }
 
 // Of options that are checked nowhere else.
@@ -141,7 +138,6 @@ void AppendIds(const std::vector<int32_t>& ids, const char* separator, std::stri
 }
 
 Status RunEncode(const UseCommand& options) {
-  RETURN_IF_ERROR(CheckPatternName(options.pattern));
   ASSIGN_OR_RETURN(const auto tokenizer,
                    Tokenizer::Load(options.tokenizer, {.pattern = options.pattern}));
   std::vector<int32_t> ids;
@@ -197,7 +193,6 @@ Status ParseJsonIds(const std::string& line, std::vector<int32_t>* ids) {
 }
 
 Status RunDecode(const UseCommand& options) {
-  RETURN_IF_ERROR(CheckPatternName(options.pattern));
   ASSIGN_OR_RETURN(const auto tokenizer,
                    Tokenizer::Load(options.tokenizer, {.pattern = options.pattern}));
   std::vector<int32_t> ids;
@@ -216,7 +211,6 @@ Status RunDecode(const UseCommand& options) {
 }
 
 Status RunShow(const UseCommand& options) {
-  RETURN_IF_ERROR(CheckPatternName(options.pattern));
   ASSIGN_OR_RETURN(const auto tokenizer,
                    Tokenizer::Load(options.tokenizer, {.pattern = options.pattern}));
   const auto text_of = [&](int32_t id) {

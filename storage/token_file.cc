@@ -305,6 +305,13 @@ int64_t TokenFile::DocumentAt(int64_t position) const {
   return low;
 }
 
+Status TokenFile::CheckTokenizer(const std::string& hash, const std::string& whose) const {
+  const std::string& own = info_.tokenizer_hash;
+  if (own.empty() || hash.empty() || own == hash) return OkStatus();
+  return InvalidArgumentError(StrCat(path(), ": its tokens are of another tokenizer (", own,
+                                     ") than that of ", whose, " (", hash, ")"));
+}
+
 Status TokenFile::VerifyChecksum() const {
   if (info_.bin_checksum.empty()) return OkStatus();
   return CompareChecksum(bin_path_, info_.bin_checksum, bin_->Checksum());

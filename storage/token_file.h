@@ -73,6 +73,9 @@ class TokenFile {
   // The document that holds token `position`: the last whose begin is at or before it. O(log n).
   int64_t DocumentAt(int64_t position) const;
 
+  // kInvalidArgument when the ids are of another tokenizer than that of `hash`, which `whose` has:
+  // ids of one vocabulary mean nothing in another. OK where either is not known (empty).
+  Status CheckTokenizer(const std::string& hash, const std::string& whose) const;
   // Reads all of NAME.bin: kDataLoss with the expected and the found checksum. OK where NAME.json
   // names none.
   Status VerifyChecksum() const;

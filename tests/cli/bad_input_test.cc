@@ -5,12 +5,14 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
-#include "tests/cli/small_corpus.h"
+#include "tests/cli/small_run.h"
 
 namespace trireme {
 namespace {
 
 using testing::HasSubstr;
+
+class BadInputTest : public SmallRunTest {};
 
 TEST_F(BadInputTest, CorporaThatHoldNothing) {
   place_.Write("empty.txt", "");

@@ -3,7 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "tests/cli/program.h"
+#include "tests/cli/small_run.h"
 
 namespace trireme {
 namespace {
@@ -11,22 +11,13 @@ namespace {
 using testing::AllOf;
 using testing::HasSubstr;
 
-constexpr char kRun[] = R"(run: {dir: run}
-model:
-  family: llama
-  vocab_size: 300
-  hidden_size: 32
-  intermediate_size: 64
-  num_hidden_layers: 2
-  num_attention_heads: 4
-  num_key_value_heads: 2
-  max_position_embeddings: 64
-data:
-  train: [{path: corpus_train}]
-  sequence_length: 32
+std::string SomeRun() {
+  return ModelAndData() + R"(
+run: {dir: run}
 batch: {sequences: 4, microbatch_sequences: 1}
 lr_schedule: {steps: 2}
 )";
+}
 
 TEST(CommandLineTest, WrongWordsAreRefusedOnOneLine) {
   const Workplace place;
@@ -62,7 +53,7 @@ TEST(CommandLineTest, EveryCommandHasHelpWithAnExample) {
 
 TEST(CommandLineTest, ReportsAreOneJsonObject) {
   const Workplace place;
-  place.Write("run.yaml", kRun);
+  place.Write("run.yaml", SomeRun());
   for (const std::string arguments : {"doctor --json", "config --json", "config --presets --json",
                                       "config run.yaml --json", "plan run.yaml --json"}) {
     const Outcome outcome = place.Run(arguments);
@@ -75,7 +66,7 @@ TEST(CommandLineTest, ReportsAreOneJsonObject) {
 
 TEST(CommandLineTest, AFilledInRunIsARun) {
   const Workplace place;
-  place.Write("run.yaml", kRun);
+  place.Write("run.yaml", SomeRun());
   const Outcome first = place.Run("config run.yaml");
   ASSERT_EQ(first.exit_code, 0) << first.err;
   place.Write("filled.yaml", first.out);
@@ -84,7 +75,7 @@ TEST(CommandLineTest, AFilledInRunIsARun) {
 
 TEST(CommandLineTest, RunsThatCannotBeStartNothing) {
   const Workplace place;
-  place.Write("run.yaml", kRun);
+  place.Write("run.yaml", SomeRun());
   const std::pair<const char*, const char*> cases[] = {
       {"none.yaml", "none.yaml: no such file"},
       {"run.yaml --set batch.sequence=8", "did you mean sequences?"},

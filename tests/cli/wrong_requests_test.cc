@@ -2,16 +2,15 @@
 // never answered with something else.
 #include <nlohmann/json.hpp>
 
-#include "tests/cli/small_corpus.h"
+#include "tests/cli/small_run.h"
 
 namespace trireme {
 namespace {
 
 using testing::HasSubstr;
-using testing::Not;
 using Json = nlohmann::json;
 
-class WrongRequestsTest : public BadInputTest {
+class WrongRequestsTest : public SmallRunTest {
  protected:
   Outcome Generate(const std::string& options) {
     return place_.Run("generate --model run " + options);
@@ -139,9 +138,8 @@ TEST_F(WrongRequestsTest, OfTrain) {
 // Where a run began may be gone once it has checkpoints of its own.
 TEST_F(WrongRequestsTest, AFineTunedRunGoesOnWithoutItsOrigin) {
   Train();
-  std::string tuned = kRun;
-  tuned.erase(tuned.find("model:"), tuned.find("data:\n") - tuned.find("model:"));
-  place_.Write("tuned.yaml", "model: {from: run}\n" + tuned);
+  const std::string all = place_.Read("run.yaml");
+  place_.Write("tuned.yaml", "model: {from: run}\n" + all.substr(all.find("data:\n")));
   ASSERT_EQ(place_.Run("train tuned.yaml --set run.dir=tuned").exit_code, 0);
   ExpectRefused(place_.Run("train tuned.yaml --set run.dir=tuned --set model.from=run@2 --set "
                            "lr_schedule.steps=6"),

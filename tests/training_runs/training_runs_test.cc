@@ -4,27 +4,15 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "tests/cli/program.h"
+#include "tests/cli/small_run.h"
 
 namespace trireme {
 namespace {
 
 using testing::HasSubstr;
 
-constexpr char kRun[] = R"(run: {dir: quiet, seed: 3}
-model:
-  family: llama
-  vocab_size: 300
-  hidden_size: 32
-  intermediate_size: 64
-  num_hidden_layers: 4
-  num_attention_heads: 4
-  num_key_value_heads: 2
-  max_position_embeddings: 64
-data:
-  train: [{path: corpus_train}]
-  validation: [{path: corpus_validation}]
-  sequence_length: 32
+constexpr char kRest[] = R"(
+run: {dir: quiet, seed: 3}
 batch: {sequences: 8, microbatch_sequences: 1}
 lr_schedule: {warmup_steps: 3, steps: 12}
 checkpoint: {every_steps: 4, keep: 5}
@@ -35,17 +23,8 @@ threads: 1
 class TrainingRunsTest : public testing::Test {
  protected:
   void SetUp() override {
-    std::string text;
-    for (int i = 0; i < 400; ++i) {
-      text += "The oars of bank " + std::to_string(i % 17) + " pull at stroke " +
-              std::to_string(i) + ", and the galley goes on.\n";
-    }
-    place_.Write("text.txt", text);
-    place_.Write("run.yaml", kRun);
-    ASSERT_EQ(place_.Run("tokenizer train text.txt --vocab-size 300 --out tok.json").exit_code, 0);
-    ASSERT_EQ(
-        place_.Run("pack text.txt --tokenizer tok.json --out corpus --validation 0.1").exit_code,
-        0);
+    MakeSmallCorpus(place_);
+    place_.Write("run.yaml", ModelAndData({.layers = 4}) + kRest);
   }
 
   Outcome Train(const std::string& arguments, const std::string& before = "") {

@@ -14,7 +14,15 @@ __device__ __forceinline__ int64_t ElementsBeforePacks(const T* p) {
   return static_cast<int64_t>((16 - reinterpret_cast<uintptr_t>(p) % 16) % 16 / sizeof(T));
 }
 
-// The maximum so far and the sum of exp(x - maximum), in one pass.
+// exp(x): that of f32 to its last bits, that of bf16 values to about 2^-20.
+template <typename T>
+__device__ __forceinline__ float ExpOf(float x) {
+  if constexpr (sizeof(T) == sizeof(float)) return expf(x);
+  return __expf(x);
+}
+
+// The maximum so far and the sum of exp(x - maximum), in one pass over values of type T.
+template <typename T>
 struct RunningSoftmax {
   float top = -INFINITY;
   float sum = 0;
@@ -25,17 +33,31 @@ struct RunningSoftmax {
     float next = top;
     for (int i = 0; i < kCount; ++i) next = fmaxf(next, x[i]);
     const float shift = next == -INFINITY ? 0.0f : next;
-    sum *= expf(top - shift);
-    for (int i = 0; i < kCount; ++i) sum += expf(x[i] - shift);
+    sum *= ExpOf<T>(top - shift);
+    for (int i = 0; i < kCount; ++i) sum += ExpOf<T>(x[i] - shift);
     top = next;
+  }
+
+  // Of all threads of a block, the same in each. All threads must come.
+  template <int kThreads>
+  __device__ __forceinline__ RunningSoftmax OfBlock() const {
+    const float largest = BlockMax<kThreads>(top);
+    const float shift = largest == -INFINITY ? 0.0f : largest;
+    return {largest, BlockSum<kThreads>(sum * expf(top - shift))};
   }
 };
 
+// In double: the loss of a sure token is a small difference of large terms.
+__device__ __forceinline__ float LossOf(float top, float sum, float target) {
+  return static_cast<float>(log(static_cast<double>(sum)) +
+                            (static_cast<double>(top) - static_cast<double>(target)));
+}
+
 // A thread's elements of one row: its share of the packs, two at a time, then of both ends.
 template <int kThreads>
-__device__ __forceinline__ RunningSoftmax ThreadSoftmax(const float* row, int64_t width) {
+__device__ __forceinline__ RunningSoftmax<float> ThreadSoftmax(const float* row, int64_t width) {
   constexpr int kSize = Pack<float>::kSize;
-  RunningSoftmax softmax;
+  RunningSoftmax<float> softmax;
   const int64_t before = min(ElementsBeforePacks(row), width);
   const int64_t packs = (width - before) / kSize;
   const float* body = row + before;
@@ -63,12 +85,10 @@ __global__ __launch_bounds__(kThreads) void SoftmaxStatisticsKernel(
     float* row_max, float* row_sum, float* target) {
   const int64_t n = blockIdx.x;
   const float* row = logits + n * width;
-  const RunningSoftmax own = ThreadSoftmax<kThreads>(row, width);
-  const float top = BlockMax<kThreads>(own.top);
-  const float sum = BlockSum<kThreads>(own.sum * expf(own.top - (top == -INFINITY ? 0.0f : top)));
+  const auto all = ThreadSoftmax<kThreads>(row, width).template OfBlock<kThreads>();
   if (threadIdx.x != 0) return;
-  row_max[n] = top;
-  row_sum[n] = sum;
+  row_max[n] = all.top;
+  row_sum[n] = all.sum;
   const int32_t label = labels[n];
   const int64_t v = label - first_row;
   target[n] = label != no_label && v >= 0 && v < width ? row[v] : 0.0f;
@@ -94,7 +114,7 @@ __global__ __launch_bounds__(kThreads) void CombineSoftmaxStatisticsKernel(
   target[n] = logit;
 }
 
-// As TokenLosses. In double: the loss of a sure token is a small difference of large terms.
+// As TokenLosses. A thread a row.
 template <int kThreads>
 __global__ __launch_bounds__(kThreads) void TokenLossesKernel(const int32_t* labels, int64_t rows,
                                                               int32_t no_label,
@@ -103,9 +123,7 @@ __global__ __launch_bounds__(kThreads) void TokenLossesKernel(const int32_t* lab
                                                               const float* target, float* losses) {
   const int64_t n = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (n >= rows) return;
-  const double loss = log(static_cast<double>(row_sum[n])) +
-                      (static_cast<double>(row_max[n]) - static_cast<double>(target[n]));
-  losses[n] = labels[n] == no_label ? 0.0f : static_cast<float>(loss);
+  losses[n] = labels[n] == no_label ? 0.0f : LossOf(row_max[n], row_sum[n], target[n]);
 }
 
 // What the elements of one row become.
@@ -154,13 +172,6 @@ __global__ __launch_bounds__(kThreads) void SoftmaxGradientKernel(
 
 inline constexpr int kCrossEntropyThreads = 512;
 
-// exp(x): that of f32 to its last bits, that of bf16 values to about 2^-20.
-template <typename T>
-__device__ __forceinline__ float ExpOf(float x) {
-  if constexpr (sizeof(T) == sizeof(float)) return expf(x);
-  return __expf(x);
-}
-
 // As CrossEntropyInPlace. A block a row, whose packs are read twice: the second time they come from
 // the cache. Rows are at multiples of 16 bytes.
 template <int kThreads, typename T>
@@ -175,32 +186,19 @@ __global__ __launch_bounds__(kThreads) void CrossEntropyKernel(T* logits, int wi
   const bool labelled = label != no_label;
   const int packs = width / kSize, all = static_cast<int>(stride / kSize);
   const int rest = width % kSize;  // logits of pack `packs`
-  float top = -INFINITY, sum = 0;  // of this thread, the sum relative to the maximum so far
+  RunningSoftmax<T> own;
   float x[kSize];
   for (int i = threadIdx.x; i < packs; i += kThreads) {
     LoadFloats(row + i * kSize, x);
-    float next = top;
-    for (int j = 0; j < kSize; ++j) next = fmaxf(next, x[j]);
-    const float shift = next == -INFINITY ? 0.0f : next;
-    sum *= ExpOf<T>(top - shift);
-    for (int j = 0; j < kSize; ++j) sum += ExpOf<T>(x[j] - shift);
-    top = next;
+    own.Add(x);
   }
   if (static_cast<int>(threadIdx.x) < rest) {
-    const float last = ToFloat(row[packs * kSize + threadIdx.x]), next = fmaxf(top, last);
-    const float shift = next == -INFINITY ? 0.0f : next;
-    sum = sum * expf(top - shift) + expf(last - shift);
-    top = next;
+    const float last[1] = {ToFloat(row[packs * kSize + threadIdx.x])};
+    own.Add(last);
   }
   const float target = labelled ? ToFloat(row[label]) : 0.0f;
-  const float own = top;
-  top = BlockMax<kThreads>(own);
-  sum = BlockSum<kThreads>(sum * expf(own - (top == -INFINITY ? 0.0f : top)));
-  // In double: the loss of a sure token is a small difference of large terms.
-  if (threadIdx.x == 0) {
-    const double below = static_cast<double>(top) - static_cast<double>(target);
-    losses[n] = labelled ? static_cast<float>(log(static_cast<double>(sum)) + below) : 0.0f;
-  }
+  const auto [top, sum] = own.template OfBlock<kThreads>();
+  if (threadIdx.x == 0) losses[n] = labelled ? LossOf(top, sum, target) : 0.0f;
   const float factor = scale / sum;
   const int label_pack = labelled ? label / kSize : -1;
   for (int i = threadIdx.x; i < all; i += kThreads) {

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 
 #include "worker/kernels/cross_entropy.h"
@@ -15,6 +16,46 @@ void RowBlocks(Stream& stream, int64_t rows, const Body& body) {
   stream.ParallelFor(CeilDivide(rows, kRowBlock), [&](int64_t block) {
     for (int64_t n = block * kRowBlock; n < std::min(rows, (block + 1) * kRowBlock); ++n) body(n);
   });
+}
+
+struct RowStatistics {
+  float top, sum;  // the largest logit; the sum of exp(logit - top)
+};
+
+template <typename T>
+RowStatistics StatisticsOf(const T* row, int64_t width) {
+  const float first = ToFloat(row[0]);
+  Vec largest = Broadcast(first);
+  ForLanes(width, [&](int64_t i, auto count) {
+    largest = Maximum(KeepLanes(Load(row + i, count), count, first), largest);
+  });
+  const float top = Maximum(largest);
+  Vec sum{};
+  ForLanes(width, [&](int64_t i, auto count) {
+    sum += KeepLanes(Exp(Load(row + i, count) - top), count, 0.0f);
+  });
+  return {top, Sum(sum)};
+}
+
+// In double: the loss of a sure token is a small difference of large terms.
+float LossOf(RowStatistics row, float target) {
+  return static_cast<float>(std::log(static_cast<double>(row.sum)) +
+                            (static_cast<double>(row.top) - static_cast<double>(target)));
+}
+
+// `gradient` may be `row`. label: a column, or none of the row's.
+template <typename X, typename T>
+void GradientOf(const X* row, int64_t width, RowStatistics statistics, int64_t label, float scale,
+                T* gradient) {
+  const float top = statistics.top, factor = scale / statistics.sum;
+  // Before the row is overwritten: the label's element, rounded once.
+  const bool here = label >= 0 && label < width;
+  const float at_label =
+      here ? factor * Exp(Broadcast(ToFloat(row[label]) - top))[0] - scale : 0.0f;
+  ForLanes(width, [&](int64_t i, auto count) {
+    Store(gradient + i, factor * Exp(Load(row + i, count) - top), count);
+  });
+  if (here) gradient[label] = FromFloat<T>(at_label);
 }
 
 }  // namespace
@@ -36,17 +77,9 @@ void SoftmaxStatistics(Stream& stream, const Tensor& logits, const Tensor& label
   float *maxima = row_max.as<float>(), *sums = row_sum.as<float>(), *targets = target.as<float>();
   RowBlocks(stream, rows, [&](int64_t n) {
     const float* row = logits_0 + n * width;
-    Vec largest = Broadcast(row[0]);
-    ForLanes(width, [&](int64_t i, auto count) {
-      largest = Maximum(KeepLanes(Load(row + i, count), count, row[0]), largest);
-    });
-    const float top = Maximum(largest);
-    Vec sum{};
-    ForLanes(width, [&](int64_t i, auto count) {
-      sum += KeepLanes(Exp(Load(row + i, count) - top), count, 0.0f);
-    });
-    maxima[n] = top;
-    sums[n] = Sum(sum);
+    const RowStatistics statistics = StatisticsOf(row, width);
+    maxima[n] = statistics.top;
+    sums[n] = statistics.sum;
     const int64_t v = label[n] - first_row;
     targets[n] = label[n] != kNoLabel && v >= 0 && v < width ? row[v] : 0.0f;
   });
@@ -64,10 +97,7 @@ void TokenLosses(Stream& stream, const Tensor& labels, const Tensor& row_max, co
   const float* targets = target.as<float>();
   float* out = losses.as<float>();
   for (int64_t n = 0; n < rows; ++n) {
-    // In double: the loss of a sure token is a small difference of large terms.
-    const double loss = std::log(static_cast<double>(sums[n])) +
-                        (static_cast<double>(maxima[n]) - static_cast<double>(targets[n]));
-    out[n] = label[n] == kNoLabel ? 0.0f : static_cast<float>(loss);
+    out[n] = label[n] == kNoLabel ? 0.0f : LossOf({maxima[n], sums[n]}, targets[n]);
   }
 }
 
@@ -91,18 +121,10 @@ void SoftmaxGradient(Stream& stream, const Tensor& logits, const Tensor& labels,
       const float* row = logits_0 + n * width;
       T* gradient = gradient_0 + n * width;
       if (label[n] == kNoLabel) {
-        ForLanes(width, [&](int64_t i, auto count) { Store(gradient + i, Vec{}, count); });
-        return;
+        std::fill_n(gradient, width, T{});
+      } else {
+        GradientOf(row, width, {maxima[n], sums[n]}, label[n] - first_row, scale, gradient);
       }
-      const int64_t v = label[n] - first_row;
-      const float top = maxima[n], factor = scale / sums[n];
-      // Before the row is overwritten: the label's element, rounded once.
-      const bool here = v >= 0 && v < width;
-      const float at_label = here ? factor * Exp(Broadcast(row[v] - top))[0] - scale : 0.0f;
-      ForLanes(width, [&](int64_t i, auto count) {
-        Store(gradient + i, factor * Exp(Load(row + i, count) - top), count);
-      });
-      if (here) gradient[v] = FromFloat<T>(at_label);
     });
   });
 }
@@ -123,28 +145,15 @@ void CrossEntropyInPlace(Stream& stream, const Tensor& logits, int64_t width, co
     T* logits_0 = logits.as<T>();
     RowBlocks(stream, rows, [&](int64_t n) {
       T* row = logits_0 + n * stride;
-      const bool labelled = label[n] != kNoLabel;
-      const float target = labelled ? ToFloat(row[label[n]]) : 0.0f;
-      Vec largest = Broadcast(ToFloat(row[0]));
-      ForLanes(width, [&](int64_t i, auto count) {
-        largest = Maximum(KeepLanes(Load(row + i, count), count, ToFloat(row[0])), largest);
-      });
-      const float top = Maximum(largest);
-      Vec exponentials{};
-      ForLanes(width, [&](int64_t i, auto count) {
-        exponentials += KeepLanes(Exp(Load(row + i, count) - top), count, 0.0f);
-      });
-      const float sum = Sum(exponentials), factor = labelled ? scale / sum : 0.0f;
-      // In double, as in TokenLosses.
-      const double below = static_cast<double>(top) - static_cast<double>(target);
-      loss[n] = labelled ? static_cast<float>(std::log(static_cast<double>(sum)) + below) : 0.0f;
-      const float at_label = factor * Exp(Broadcast(target - top))[0] - scale;
-      ForLanes(width, [&](int64_t i, auto count) {
-        const Vec p = factor * Exp(Load(row + i, count) - top);
-        Store(row + i, labelled ? p : Vec{}, count);
-      });
-      if (labelled) row[label[n]] = FromFloat<T>(at_label);
       std::fill(row + width, row + stride, T{});
+      loss[n] = 0.0f;
+      if (label[n] == kNoLabel) {
+        std::fill_n(row, width, T{});
+        return;
+      }
+      const RowStatistics statistics = StatisticsOf(row, width);
+      loss[n] = LossOf(statistics, ToFloat(row[label[n]]));
+      GradientOf(row, width, statistics, label[n], scale, row);
     });
   });
 }

@@ -143,7 +143,7 @@ Result<CleanReport> CleanCorpus(
   return report;
 }
 
-std::string CleanReport::ToJson() const {
+std::string CleanReport::ToJson(int indent) const {
   using Json = nlohmann::ordered_json;
   const auto tally = [](const Tally& count) {
     return Json{{"documents", count.documents}, {"characters", count.characters}};
@@ -162,7 +162,7 @@ std::string CleanReport::ToJson() const {
     json["changed"][TextChangeName(static_cast<TextChange>(i))] = tally(changed[i]);
   }
   json["duplicate_index_bytes"] = duplicate_index_bytes;
-  return json.dump(2);
+  return json.dump(indent);
 }
 
 }  // namespace trireme

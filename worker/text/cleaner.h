@@ -64,7 +64,8 @@ struct CleanReport {
   int64_t duplicate_index_bytes = 0;
 
   // One JSON object, the reasons as keys; those that never applied count 0.
-  std::string ToJson() const;
+  // indent: of each level, -1 for one line.
+  std::string ToJson(int indent = 2) const;
 };
 
 // What cleaning makes of one document by itself; duplicates are a matter of all documents together.

@@ -190,7 +190,7 @@ std::string PackReport::ToJson() const {
   json["megabytes_per_second"] = megabytes_per_second();
   json["files"] = names;
   json["tokenizer_copy"] = tokenizer_copy;
-  return json.dump(2);
+  return json.dump();
 }
 
 }  // namespace trireme

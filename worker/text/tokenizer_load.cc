@@ -3,6 +3,7 @@
 #include <filesystem>
 
 #include "worker/text/bpe_tokenizer.h"
+#include "worker/text/pretokenize.h"
 #include "worker/text/tokenizer.h"
 #include "worker/text/tokenizer_files.h"
 #include "worker/text/tokenizer_json.h"
@@ -115,6 +116,7 @@ Result<BpeDefinition> ReadFolder(const std::string& path, const TokenizerOptions
 
 Result<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::string& path,
                                                    const TokenizerOptions& options) {
+  RETURN_IF_ERROR(CheckPatternName(options.pattern));
   std::error_code error;
   const fs::file_status status = fs::status(path, error);
   if (!fs::exists(status)) return DataLossError(path + ": no such file or folder");

@@ -25,17 +25,10 @@ Result<DataFeed::Source> DataFeed::OpenSource(const std::string& path, int64_t l
   return source;
 }
 
-namespace {
-
-// Ids of one vocabulary mean nothing in another.
-Status CheckTokenizer(const TokenFile& file, const TokenFile& first) {
-  const std::string &hash = file.info().tokenizer_hash, &expected = first.info().tokenizer_hash;
-  if (hash.empty() || expected.empty() || hash == expected) return OkStatus();
-  return InvalidArgumentError(StrCat(file.path(), ": its tokens are of another tokenizer (", hash,
-                                     ") than those of ", first.path(), " (", expected, ")"));
+Status DataFeed::CheckTokenizer(const TokenFile& file) const {
+  const TokenFile& first = *train_[0].file;
+  return file.CheckTokenizer(first.info().tokenizer_hash, first.path());
 }
-
-}  // namespace
 
 Status DataFeed::OpenSources(const proto::Config& config) {
   if (config.data().train().empty()) {
@@ -44,15 +37,15 @@ Status DataFeed::OpenSources(const proto::Config& config) {
   SampleOrder::Options order{{}, {}, sequences_, config.data().shuffle(), config.run().seed()};
   for (const proto::DataSource& data : config.data().train()) {
     ASSIGN_OR_RETURN(Source source, OpenSource(data.path(), length_, vocab_size_, false));
-    RETURN_IF_ERROR(CheckTokenizer(*source.file, train_.empty() ? *source.file : *train_[0].file));
     order.windows.push_back(source.windows);
     order.weights.push_back(data.has_weight() ? data.weight() : 1.0);
     train_.push_back(std::move(source));
+    RETURN_IF_ERROR(CheckTokenizer(*train_.back().file));
   }
   order_ = std::make_unique<SampleOrder>(std::move(order));
   for (const proto::DataSource& data : config.data().validation()) {
     ASSIGN_OR_RETURN(Source source, OpenSource(data.path(), length_, vocab_size_, true));
-    RETURN_IF_ERROR(CheckTokenizer(*source.file, *train_[0].file));
+    RETURN_IF_ERROR(CheckTokenizer(*source.file));
     if (source.windows > 0) validation_.push_back(std::move(source));
   }
   // One that is too short for a window adds nothing; with all of them so there is no loss to tell.

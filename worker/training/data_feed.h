@@ -56,6 +56,8 @@ class DataFeed {
   };
   DataFeed() = default;
   Status OpenSources(const proto::Config& config);
+  // That a file's tokens are those of the first file of data.train.
+  Status CheckTokenizer(const TokenFile& file) const;
   static Result<Source> OpenSource(const std::string& path, int64_t length, int64_t vocab_size,
                                    bool may_be_short);
   void Reserve(int64_t microbatches);
