@@ -67,6 +67,7 @@ HostMailbox::~HostMailbox() {
 }
 
 Status HostMailbox::Connect(int peer, int64_t pid, int descriptor) {
+  sources_.push_back(peer);
   const std::string path = StrCat("/proc/", pid, "/fd/", descriptor);
   const int opened = open(path.c_str(), O_RDWR | O_CLOEXEC);
   if (opened < 0) return KernelError(path);
@@ -75,7 +76,6 @@ Status HostMailbox::Connect(int peer, int64_t pid, int descriptor) {
   close(opened);
   if (memory == nullptr) return KernelError(StrCat(path, " is no mailbox of this job"));
   peers_[peer] = static_cast<Lane*>(memory);
-  sources_.push_back(peer);
   return OkStatus();
 }
 

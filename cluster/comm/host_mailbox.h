@@ -30,8 +30,8 @@ class HostMailbox {
 
   // What others open.
   int descriptor() const { return descriptor_; }
-  // From now on packets go to `peer` and are looked for from it. kUnavailable, with nothing done,
-  // when its inbox cannot be opened.
+  // From now on packets are looked for from `peer`, and go to it. kUnavailable when its inbox
+  // cannot be opened: then none goes to it, while it may still send.
   Status Connect(int peer, int64_t pid, int descriptor);
 
   // False, with nothing done, when the packet is too large, the lane full, or the peer not
@@ -50,7 +50,7 @@ class HostMailbox {
   int descriptor_ = -1;
   Lane* inbox_ = nullptr;       // a lane a process of the job
   std::vector<Lane*> peers_;    // their inboxes; null: not connected
-  std::vector<int> sources_;    // that are connected
+  std::vector<int> sources_;    // that may have opened this inbox
   std::vector<uint32_t> sent_;  // by peer
   std::vector<uint32_t> read_;  // by source
 };

@@ -99,6 +99,11 @@ TEST(HostMailboxConnectTest, AnotherFileIsNotTakenForAnInbox) {
   EXPECT_EQ(status.code(), StatusCode::kUnavailable);
   EXPECT_THAT(status.message(), HasSubstr("is no mailbox of this job"));
   close(other);
+  // The other one may have had more luck: what it sends is read.
+  const auto peer = Make(1, 2);
+  ASSERT_TRUE(peer->Connect(0, getpid(), mailbox->descriptor()).ok());
+  ASSERT_TRUE(peer->Send(0, Bytes("one way")));
+  EXPECT_THAT(ReceiveAll(*mailbox), ElementsAre(Pair(1, "one way")));
   // An inbox of a job of another size.
   EXPECT_FALSE(mailbox->Connect(1, getpid(), Make(1, 3)->descriptor()).ok());
   EXPECT_FALSE(mailbox->Send(1, Bytes("x")));
