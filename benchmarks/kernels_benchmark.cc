@@ -243,7 +243,7 @@ void AddCrossEntropy(DType dtype) {
   for (int i = 0; i < 3; ++i)
     row.push_back(std::make_shared<Owned>(DType::kF32, Shape{chunk_rows}));
   const auto statistics = [=](Stream& stream) {
-    SoftmaxStatistics(stream, *logits, *labels, 0, *row[0], *row[1], *row[2]);
+    SoftmaxStatistics(stream, *logits, vocabulary, *labels, 0, *row[0], *row[1], *row[2]);
   };
   statistics(StreamOf(2));
   double sum = 0;
@@ -254,7 +254,7 @@ void AddCrossEntropy(DType dtype) {
     Add("cross_entropy/statistics", {0, 4 * elements, dtype}, statistics);
   }
   Add("cross_entropy/gradient", {0, (4 + ByteSize(dtype)) * elements, dtype}, [=](Stream& stream) {
-    SoftmaxGradient(stream, *logits, *labels, 0, *row[0], *row[1], 1e-3f, *gradient);
+    SoftmaxGradient(stream, *logits, vocabulary, *labels, 0, *row[0], *row[1], 1e-3f, *gradient);
   });
   // What it leaves is logits, too.
   Add("cross_entropy/in_place", {0, 2.0 * ByteSize(dtype) * elements, dtype}, [=](Stream& stream) {

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/command.h"
+#include "cli/model_options.h"
 #include "cli/run_options.h"
 #include "proto/manifest.pb.h"
 #include "storage/checkpoint_copy.h"
@@ -82,6 +83,12 @@ Status List(const CheckpointOptions& options) {
   return OkStatus();
 }
 
+Result<OpenedCheckpoint> OpenAndTell(const std::string& store) {
+  ASSIGN_OR_RETURN(OpenedCheckpoint opened, OpenCheckpoint(store));
+  TellSetAside("checkpoint", opened.set_aside);
+  return opened;
+}
+
 Json Details(const CheckpointReader& reader) {
   const proto::Manifest& manifest = reader.manifest();
   Json json = Summary(reader);
@@ -95,7 +102,8 @@ Json Details(const CheckpointReader& reader) {
   json["data_cursor"] = {{"step", cursor.step()},
                          {"samples", cursor.samples()},
                          {"tokens", cursor.tokens()},
-                         {"label_tokens", cursor.label_tokens()}};
+                         {"label_tokens", cursor.label_tokens()},
+                         {"train_data", cursor.train_data()}};
   json["lr_schedule"] = manifest.schedule().name();
   json["sum_leaves"] = manifest.sum_leaves();
   json["sum_order"] = manifest.sum_order();
@@ -110,7 +118,7 @@ Json Details(const CheckpointReader& reader) {
 }
 
 Status Show(const CheckpointOptions& options) {
-  ASSIGN_OR_RETURN(const OpenedCheckpoint opened, OpenCheckpoint(options.store));
+  ASSIGN_OR_RETURN(const OpenedCheckpoint opened, OpenAndTell(options.store));
   const Json json = Details(*opened.reader);
   if (options.json) {
     std::cout << json.dump() << "\n";
@@ -159,7 +167,7 @@ Status Verify(const CheckpointOptions& options) {
 }
 
 Status Hash(const CheckpointOptions& options) {
-  ASSIGN_OR_RETURN(const OpenedCheckpoint opened, OpenCheckpoint(options.store));
+  ASSIGN_OR_RETURN(const OpenedCheckpoint opened, OpenAndTell(options.store));
   ASSIGN_OR_RETURN(const CheckpointHash hash, opened.reader->Hash());
   if (options.json) {
     std::cout << Json{{"step", hash.step}, {"weights", hash.weights}, {"state", hash.state}}.dump()
@@ -192,7 +200,7 @@ Status Delete(const CheckpointOptions& options) {
 
 Status Copy(const CheckpointOptions& options) {
   if (options.other.empty()) return InvalidArgumentError("copy: expected STORE[@STEP] TARGET");
-  ASSIGN_OR_RETURN(const OpenedCheckpoint opened, OpenCheckpoint(options.store));
+  ASSIGN_OR_RETURN(const OpenedCheckpoint opened, OpenAndTell(options.store));
   ASSIGN_OR_RETURN(const auto target, OpenStore(options.other));
   const Status copied = CopyCheckpoint(*opened.store, *opened.reader, *target);
   if (copied.code() == StatusCode::kDataLoss) return StorageError(copied.message());
@@ -208,8 +216,8 @@ Status Copy(const CheckpointOptions& options) {
 
 Status Diff(const CheckpointOptions& options) {
   if (options.other.empty()) return InvalidArgumentError("diff: expected two checkpoints");
-  ASSIGN_OR_RETURN(const OpenedCheckpoint a, OpenCheckpoint(options.store));
-  ASSIGN_OR_RETURN(const OpenedCheckpoint b, OpenCheckpoint(options.other));
+  ASSIGN_OR_RETURN(const OpenedCheckpoint a, OpenAndTell(options.store));
+  ASSIGN_OR_RETURN(const OpenedCheckpoint b, OpenAndTell(options.other));
   ASSIGN_OR_RETURN(const auto differences, CompareCheckpoints(*a.reader, *b.reader));
   if (options.json) {
     Json list = Json::array();

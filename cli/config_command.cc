@@ -11,6 +11,7 @@
 #include "cli/config_keys.h"
 #include "cli/config_loader.h"
 #include "cli/run_options.h"
+#include "cli/training_run.h"
 #include "proto/config.pb.h"
 #include "worker/model/model_config.h"
 
@@ -164,6 +165,7 @@ Status RunConfig(const Options& options) {
     return OkStatus();
   }
   ASSIGN_OR_RETURN(const auto config, LoadConfig(options.run.path, options.run.overrides));
+  RETURN_IF_ERROR(ResolveModel(config.get()));
   RETURN_IF_ERROR(FillDefaults(config.get()));
   if (options.json) {
     // Bytes that are not UTF-8 can stand in a path.

@@ -77,13 +77,27 @@ class Reader {
     return ProblemToStatus(ConfigProblem{path, value, expected}, Place(at));
   }
 
+  // Keys that are null in a config.json of transformers where they have no value of their own. Any
+  // other key without a value is a slip, a section may be left empty.
+  static bool MayBeNull(const std::string& key) {
+    return key == "n_inner" || key == "head_dim" || key == "num_key_value_heads" ||
+           key.ends_with("_token_id") || key.starts_with("rope_");
+  }
+
   Status ReadField(const YAML::Node& at, const YAML::Node& value, const std::string& path,
                    const FieldDescriptor& field, Message* message) {
     const auto* reflection = message->GetReflection();
     (*places_)[path] = Place(at);
     if (value.IsNull()) {
-      if (!override_text_.empty()) reflection->ClearField(message, &field);
-      return OkStatus();
+      if (!override_text_.empty()) {
+        reflection->ClearField(message, &field);
+        return OkStatus();
+      }
+      if (field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE || MayBeNull(at.Scalar())) {
+        return OkStatus();
+      }
+      return Error(at, path, Shown(value),
+                   StrCat(FieldTypeName(field), ", or no such key for its default"));
     }
     if (path == "layout" && value.IsScalar() && value.Scalar() == "auto") {
       return NotBuiltError(StrCat(Place(at), ": layout: auto: not built yet"));

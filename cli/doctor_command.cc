@@ -8,6 +8,7 @@
 #include "cli/command.h"
 #include "cli/doctor_gpu.h"
 #include "cli/run_options.h"
+#include "cluster/base/version.h"
 #include "cluster/launch/host_facts.h"
 
 namespace trireme {
@@ -109,7 +110,7 @@ Json AsJson(const HostFacts& facts, const GpuReport& gpu) {
     findings.push_back({{"kind", finding.is_missing ? "missing" : "note"}, {"what", finding.what}});
   }
   return {
-      {"version", "0.1.0"},
+      {"version", ProgramVersion()},
       {"host", facts.hostname},
       {"distribution", facts.distribution},
       {"kernel", facts.kernel},
@@ -155,7 +156,7 @@ void Print(const HostFacts& facts, const GpuReport& gpu) {
     padded.resize(14, ' ');
     std::cout << padded << text << "\n";
   };
-  line("trireme", gpu.built ? "0.1.0, CPU and GPU build" : "0.1.0, CPU build");
+  line("trireme", StrCat(ProgramVersion(), gpu.built ? ", CPU and GPU build" : ", CPU build"));
   line("system", StrCat(facts.distribution, ", Linux ", facts.kernel, ", host ", facts.hostname));
   line("cpu", facts.cpu.model);
   std::string cores =

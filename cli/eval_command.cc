@@ -84,7 +84,7 @@ Result<OpenedStream> OpenText(const std::string& path, const std::string& field,
 Json OrNull(const auto& value) { return value ? Json(*value) : Json(nullptr); }
 
 Result<Json> RunPerplexity(const EvalCommand& command, const std::string& path) {
-  ASSIGN_OR_RETURN(const auto model, OpenModel(command.model));
+  ASSIGN_OR_RETURN(const auto model, OpenModel("eval", command.model));
   ASSIGN_OR_RETURN(auto tokenizer, OpenTokenizer(command.model, *model));
   ASSIGN_OR_RETURN(OpenedStream opened, IsTokenFile(path)
                                             ? OpenTokens(path)

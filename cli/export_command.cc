@@ -6,7 +6,9 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/command.h"
+#include "cli/model_options.h"
 #include "cli/run_options.h"
+#include "proto/config.pb.h"
 #include "storage/object_store.h"
 #include "worker/model/hugging_face_export.h"
 #include "worker/model/weight_source.h"
@@ -21,6 +23,7 @@ struct ExportOptions {
   std::string format = "hf";
   std::string out;
   std::string dtype = "auto";
+  std::string tokenizer;
   bool json = false;
 };
 
@@ -91,6 +94,14 @@ fs::path Normalized(const std::string& path) {
   return normal.filename().empty() ? normal.parent_path() : normal;
 }
 
+Status SaveTokenizer(const std::string& path, int64_t vocab_size, const fs::path& folder) {
+  ASSIGN_OR_RETURN(const auto tokenizer, LoadTokenizerFor(path, vocab_size));
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error) return StorageError(StrCat(folder.string(), ": ", error.message()));
+  return tokenizer->Save((folder / "tokenizer.json").string());
+}
+
 Status RunExport(const ExportOptions& options) {
   if (options.format == "gguf") return NotBuiltError("--format gguf: not built yet");
   if (options.format != "hf") {
@@ -105,7 +116,12 @@ Status RunExport(const ExportOptions& options) {
   }
   StagedFolder staged(out);
   const auto store = NewLocalStore(staged.path().string());
+  TellSetAside("export", source->set_aside());
   HuggingFaceExportOptions export_options;
+  if (!options.tokenizer.empty()) {
+    RETURN_IF_ERROR(SaveTokenizer(options.tokenizer, source->config().vocab_size(), staged.path()));
+    export_options.has_tokenizer = true;
+  }
   export_options.dtype = dtype;
   ASSIGN_OR_RETURN(const HuggingFaceExportReport report,
                    ExportHuggingFace(*source, export_options, *store));
@@ -139,6 +155,8 @@ const RegisterCommand kCommand(
        app.add_option("--out", options->out, "folder to write")->required();
        app.add_option("--dtype", options->dtype, "auto (as stored), float32, bfloat16 or float16")
            ->capture_default_str();
+       app.add_option("--tokenizer", options->tokenizer,
+                      "goes with the model, where it brings none or another");
        AddJsonOption(app, &options->json);
        return std::function<Status()>([options] { return RunExport(*options); });
      }});

@@ -85,7 +85,7 @@ Status CheckOptions(const GenerateCommand& command) {
 
 Status Run(GenerateCommand command) {
   RETURN_IF_ERROR(CheckOptions(command));
-  ASSIGN_OR_RETURN(const auto model, OpenModel(command.model));
+  ASSIGN_OR_RETURN(const auto model, OpenModel("generate", command.model));
   ASSIGN_OR_RETURN(const auto tokenizer, OpenTokenizer(command.model, *model));
   ASSIGN_OR_RETURN(const std::vector<int32_t> prompt, ReadPrompt(command, tokenizer.get()));
   if (tokenizer == nullptr && !command.generation.stop.empty()) {

@@ -8,6 +8,7 @@
 #include <map>
 
 #include "cli/command.h"
+#include "cluster/base/version.h"
 #include "worker/model/model_config.h"
 
 namespace trireme {
@@ -103,7 +104,7 @@ int Run(int argc, char** argv) {
     return ExitCode(status);
   }
   CLI::App app{"trireme: pretrains, evaluates and serves large language models"};
-  app.set_version_flag("--version", "trireme 0.1.0");
+  app.set_version_flag("--version", ProgramName());
   app.require_subcommand(1);
   std::map<const CLI::App*, std::function<Status()>> runs;
   for (const char* name : kCommandNames) {

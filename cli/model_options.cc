@@ -1,6 +1,7 @@
 #include "cli/model_options.h"
 
 #include <algorithm>
+#include <iostream>
 #include <optional>
 #include <thread>
 
@@ -40,7 +41,8 @@ Result<std::optional<Gpu>> ChooseGpu(const std::string& device) {
 
 }  // namespace
 
-Result<std::unique_ptr<LanguageModel>> OpenModel(const ModelOptions& options) {
+Result<std::unique_ptr<LanguageModel>> OpenModel(const std::string& command,
+                                                 const ModelOptions& options) {
   constexpr int kThreadsMax = 4096;
   if (options.threads < 0 || options.threads > kThreadsMax) {
     return InvalidArgumentError(
@@ -57,7 +59,9 @@ Result<std::unique_ptr<LanguageModel>> OpenModel(const ModelOptions& options) {
   load.threads = options.threads > 0
                      ? options.threads
                      : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  return LanguageModel::Load(options.model, load);
+  ASSIGN_OR_RETURN(auto model, LanguageModel::Load(options.model, load));
+  TellSetAside(command, model->source().set_aside());
+  return model;
 }
 
 Result<std::unique_ptr<Tokenizer>> OpenTokenizer(const ModelOptions& options,
@@ -65,13 +69,22 @@ Result<std::unique_ptr<Tokenizer>> OpenTokenizer(const ModelOptions& options,
   std::string path = options.tokenizer;
   if (path.empty()) path = model.source().tokenizer_path().value_or("");
   if (path.empty()) return std::unique_ptr<Tokenizer>();
+  return LoadTokenizerFor(path, model.shape().vocab_size);
+}
+
+Result<std::unique_ptr<Tokenizer>> LoadTokenizerFor(const std::string& path, int64_t vocab_size) {
   ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer, Tokenizer::Load(path));
-  if (tokenizer->vocab_size() > model.shape().vocab_size) {
+  if (tokenizer->vocab_size() > vocab_size) {
     return InvalidArgumentError(StrCat(path, ": ", tokenizer->vocab_size(),
-                                       " tokens, but the model's vocabulary has ",
-                                       model.shape().vocab_size));
+                                       " tokens, but the model's vocabulary has ", vocab_size));
   }
   return tokenizer;
+}
+
+void TellSetAside(const std::string& command, const std::vector<std::string>& set_aside) {
+  for (const std::string& reason : set_aside) {
+    std::cerr << "trireme " << command << ": set aside: " << reason << "\n";
+  }
 }
 
 }  // namespace trireme

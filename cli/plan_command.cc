@@ -49,7 +49,11 @@ std::string Text(double value, const char* format) {
   return text;
 }
 
-std::string MiB(int64_t bytes) { return Text(static_cast<double>(bytes) / (1 << 20), "%.1f MiB"); }
+// In MiB, or in KiB what would be nothing there.
+std::string MiB(int64_t bytes) {
+  const double kib = static_cast<double>(bytes) / 1024;
+  return kib > 0 && kib < 100 ? Text(kib, "%.1f KiB") : Text(kib / 1024, "%.1f MiB");
+}
 
 // 12,345,678.
 std::string Thousands(int64_t value) {

@@ -36,7 +36,7 @@ Result<std::pair<Ids, Ids>> ParseRequest(const std::string& line, const Tokenize
 }
 
 Status Run(const ModelOptions& options) {
-  ASSIGN_OR_RETURN(const auto model, OpenModel(options));
+  ASSIGN_OR_RETURN(const auto model, OpenModel("score", options));
   ASSIGN_OR_RETURN(const auto tokenizer, OpenTokenizer(options, *model));
   int64_t number = 0, empty_line = 0;
   for (std::string line; std::getline(std::cin, line);) {

@@ -13,9 +13,11 @@
 
 #include "cli/command.h"
 #include "cli/config_loader.h"
+#include "cli/model_options.h"
 #include "cli/run_options.h"
 #include "cli/signal_listener.h"
 #include "cli/training_run.h"
+#include "cluster/base/version.h"
 #include "cluster/comm/communicator.h"
 #include "cluster/device/gpu_info.h"
 #include "coordinator/coordinator_server.h"
@@ -61,13 +63,15 @@ void LogTo(const std::string& run_dir, int rank) {
   // A file begins with its first line.
   char host[256] = {};
   gethostname(host, sizeof(host) - 1);
-  LOG(INFO) << "trireme 0.1.0, rank " << rank << (rank == 0 ? ", coordinator" : "") << ", host "
+  LOG(INFO) << ProgramName() << ", rank " << rank << (rank == 0 ? ", coordinator" : "") << ", host "
             << host << ", pid " << getpid();
 }
 
-StorageHooks MakeStorageHooks(std::shared_ptr<const proto::Config> config, int64_t parent_step,
-                              const uint64_t* generation) {
+StorageHooks MakeStorageHooks(const TrainingRun& run, const uint64_t* generation) {
   StorageHooks hooks;
+  const std::shared_ptr<const proto::Config> config = run.config;
+  const int64_t parent_step = run.checkpoint.empty() ? -1 : run.start_step;
+  const std::vector<std::string> train_data = run.train_data;
   hooks.commit_manifest = [=](int64_t step, const std::vector<std::pair<int, std::string>>& parts) {
     ASSIGN_OR_RETURN(const auto store, OpenStore(config->checkpoint().store()));
     CheckpointFacts facts;
@@ -80,6 +84,7 @@ StorageHooks MakeStorageHooks(std::shared_ptr<const proto::Config> config, int64
     facts.samples = step * config->batch().sequences();
     facts.tokens = facts.samples * config->data().sequence_length();
     facts.label_tokens = facts.tokens;
+    facts.train_data = train_data;
     facts.created = FormatUtc(RealClock().WallSeconds());
     std::vector<std::string> all;
     for (const auto& part : parts) all.push_back(part.second);
@@ -112,8 +117,7 @@ struct Coordinator {
     options.checkpoints = run.checkpoints;
     options.promises_ended = run.promises_ended;
     options.set_aside = run.set_aside;
-    options.storage = MakeStorageHooks(run.config, run.checkpoint.empty() ? -1 : run.start_step,
-                                       &coordinator->generation);
+    options.storage = MakeStorageHooks(run, &coordinator->generation);
     if (one_host) options.bind_address = options.advertise_host = "127.0.0.1";
     ASSIGN_OR_RETURN(coordinator->server, CoordinatorServer::Start(options));
     coordinator->generation = coordinator->server->generation();
@@ -170,9 +174,7 @@ Result<TrainingRun> Prepare(const TrainCommand& command, int processes,
                             const std::vector<HostFacts>& hosts) {
   const bool gpus = std::any_of(hosts.begin(), hosts.end(), [](const auto& h) { return h.gpus; });
   ASSIGN_OR_RETURN(TrainingRun run, PrepareTraining(command.file, command.fresh, gpus));
-  for (const std::string& reason : run.set_aside) {
-    std::cerr << "trireme train: set aside: " << reason << "\n";
-  }
+  TellSetAside("train", run.set_aside);
   if (run.finished) {
     std::cout << run.config->run().dir() << ": finished, step " << run.start_step << " of "
               << run.config->lr_schedule().steps() << " is done\n";

@@ -7,6 +7,7 @@
 #include <fstream>
 
 #include "cli/config_loader.h"
+#include "cluster/base/version.h"
 #include "cluster/device/gpu_info.h"
 #include "proto/config.pb.h"
 #include "proto/manifest.pb.h"
@@ -146,13 +147,13 @@ std::vector<std::string> EndedPromises(const proto::Manifest& recorded,
   return reasons;
 }
 
-namespace {
-
 Status ResolveModel(proto::Config* config) {
   if (config->model().from().empty()) return OkStatus();
   ASSIGN_OR_RETURN(const auto source, WeightSource::Open(config->model().from()));
   return ResolveModelFrom(source->config(), config->mutable_model());
 }
+
+namespace {
 
 // Where the run's tokenizer is: as configured, or what the token files were made with; or empty.
 std::string TokenizerPath(const proto::Config& config) {
@@ -163,10 +164,11 @@ std::string TokenizerPath(const proto::Config& config) {
   return file.ok() ? file.value()->info().tokenizer_path : "";
 }
 
-// A family's default ids are tokens of its own vocabulary. A new model speaks its tokenizer's.
+// The default ids of a family or a preset are tokens of its own vocabulary. A new model speaks its
+// tokenizer's.
 Status TakeTokenIds(proto::Config* config) {
   proto::ModelConfig* model = config->mutable_model();
-  if (!model->from().empty() || !model->preset().empty()) return OkStatus();
+  if (!model->from().empty()) return OkStatus();
   if (model->has_bos_token_id() && model->has_eos_token_id()) return OkStatus();
   const std::string path = TokenizerPath(*config);
   if (path.empty() || !fs::exists(path)) return OkStatus();
@@ -182,6 +184,23 @@ Status TakeTokenIds(proto::Config* config) {
 void SettleDevice(bool gpus, proto::Config* config) {
   if (!config->device().empty() && config->device() != "auto") return;
   config->set_device(gpus ? "cuda" : "cpu");
+}
+
+// `trained_on`: fingerprints of the files up to the checkpoint, or none.
+Status LookAtData(const proto::Config& config, const std::vector<std::string>& trained_on,
+                  TrainingRun* run) {
+  ASSIGN_OR_RETURN(const auto feed, DataFeed::Open(config));
+  RETURN_IF_ERROR(feed->CheckVocabulary());
+  run->train_data = feed->TrainFingerprints();
+  for (size_t i = 0; i < trained_on.size() && i < run->train_data.size(); ++i) {
+    if (trained_on[i] == run->train_data[i]) continue;
+    return InvalidArgumentError(
+        StrCat("data.train: ", config.data().train(static_cast<int>(i)).path(),
+               " holds other tokens than those that the run's checkpoint was trained on: expected ",
+               "fingerprint ", trained_on[i], ", found ", run->train_data[i],
+               "; changed data need a new run.dir (--set run.dir=NEW)"));
+  }
+  return OkStatus();
 }
 
 // What is not said is as it was recorded.
@@ -208,6 +227,7 @@ Result<TrainingRun> PrepareTraining(const RunFileOptions& file, bool fresh, bool
   SettleDevice(gpus, config.get());
   TrainingRun run;
   bool goes_on = false;
+  std::vector<std::string> trained_on;
   {
     proto::Config named = *config;  // where the run's folder and store are
     named.mutable_model()->clear_from();
@@ -221,6 +241,8 @@ Result<TrainingRun> PrepareTraining(const RunFileOptions& file, bool fresh, bool
     if (manifest == nullptr) RETURN_IF_ERROR(CheckStore(named));
     if (manifest != nullptr) {
       goes_on = true;
+      const auto& files = manifest->data_cursor().train_data();
+      trained_on.assign(files.begin(), files.end());
       const proto::Config* recorded = &manifest->config();
       // The order of sums stays what it was, whatever the width is now.
       if (config->batch().sum_leaves().empty() || config->batch().sum_leaves() == "auto") {
@@ -238,9 +260,7 @@ Result<TrainingRun> PrepareTraining(const RunFileOptions& file, bool fresh, bool
                      "; a changed run needs a new run.dir (--set run.dir=NEW)"));
         }
       }
-      if (config->model().preset().empty()) {
-        KeepTokenIds(recorded->model(), config->mutable_model());
-      }
+      KeepTokenIds(recorded->model(), config->mutable_model());
       RETURN_IF_ERROR(FillDefaults(config.get()));
       const std::string difference = FirstFixedDifference(*recorded, *config);
       if (!difference.empty()) {
@@ -257,10 +277,7 @@ Result<TrainingRun> PrepareTraining(const RunFileOptions& file, bool fresh, bool
   RETURN_IF_ERROR(FillDefaults(config.get()));
   RETURN_IF_ERROR(ValidateConfig(*config));
   run.finished = run.start_step >= config->lr_schedule().steps();
-  if (!run.finished) {
-    const auto feed = DataFeed::Open(*config);
-    if (!feed.ok()) return feed.status();
-  }
+  if (!run.finished) RETURN_IF_ERROR(LookAtData(*config, trained_on, &run));
   run.config = config;
   return run;
 }
@@ -273,7 +290,7 @@ Status WriteRunFolder(const TrainingRun& run) {
   const std::string path = dir + "/config.yaml", temporary = path + ".new";
   {
     std::ofstream out(temporary);
-    out << ConfigToYaml(*run.config, StrCat("trireme 0.1.0, ", MatMulLibrary()));
+    out << ConfigToYaml(*run.config, StrCat(ProgramName(), ", ", MatMulLibrary()));
     out.close();
     if (!out) return StorageError(temporary + ": cannot be written");
   }

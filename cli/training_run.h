@@ -23,9 +23,13 @@ struct TrainingRun {
   std::vector<int64_t> checkpoints;  // that verify, ascending
   int64_t label_tokens = 0;
   bool finished = false;
+  std::vector<std::string> train_data;      // DataFeed::TrainFingerprints(); empty when finished
   std::vector<std::string> promises_ended;  // see EndedPromises
   std::vector<std::string> set_aside;       // checkpoints that did not verify, with the reason
 };
+
+// Where model.from is set: the model's shape, read from there. Errors: WeightSource::Open's.
+Status ResolveModel(proto::Config* config);
 
 // The configuration with model.from resolved, every default filled in, and checked.
 Result<std::shared_ptr<proto::Config>> LoadFilledConfig(const RunFileOptions& file);

@@ -21,6 +21,14 @@ void CoordinatorState::Refuse(WorkerId id, int exit_code, const std::string& rea
 
 void CoordinatorState::OnJoin(WorkerId id, const proto::ToCoordinator& message) {
   const proto::Join& join = message.join();
+  if (latecomers_ > 0) {
+    --latecomers_;
+    Worker& worker = workers_[id];
+    worker.joined = worker.leaving = true;
+    worker.info = {join.rank(), join.pid(), join.host(), "worker", -1, {}};
+    Emit(SendTo{id, VerdictMessage()});
+    return;
+  }
   if (stage_ != Stage::kGathering) {
     Refuse(id, 5,
            StrCat("rank ", join.rank(), " comes too late: generation ", options_.generation,

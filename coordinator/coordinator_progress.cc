@@ -109,15 +109,15 @@ void CoordinatorState::OnStepReport(WorkerId id, const proto::ToCoordinator& mes
   label_tokens_ = metrics.tokens;
   committed_ = metrics.step;
   Emit(WriteMetrics{metrics});
-  if (const auto spike = spikes_.Add(metrics.step, metrics.loss)) {
-    EmitEvent("spike", metrics.step, *spike);
-  }
   if (!std::isfinite(metrics.loss) || !std::isfinite(metrics.grad_norm)) {
     // What would be saved from here on is of no use, and would push out what is.
     Fail(3, StrCat(std::isfinite(metrics.loss) ? "the gradient norm" : "the loss", " of step ",
                    metrics.step, " is not finite: nothing is saved from here on; a lower ",
                    "optimizer.lr or an optimizer.clip_norm may help", ResumeHint()));
     return;
+  }
+  if (const auto spike = spikes_.Add(metrics.step, metrics.loss)) {
+    EmitEvent("spike", metrics.step, *spike);
   }
   Emit(WriteJournal{{"committed", options_.generation, committed_, "all workers reported"}});
   GrantBudget();

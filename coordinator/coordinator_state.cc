@@ -26,7 +26,7 @@ Effects CoordinatorState::Apply(const Input& input, Micros now) {
 }
 
 void CoordinatorState::On(const WorkerConnected& input) {
-  if (stage_ == Stage::kLeaving) {
+  if (stage_ == Stage::kLeaving && latecomers_ == 0) {
     Emit(CloseWorker{input.worker, "the run ends"});
     return;
   }
@@ -102,6 +102,7 @@ void CoordinatorState::On(const Tick&) {
       break;
     case Stage::kLeaving:
       if (now_ >= leave_deadline_) {
+        latecomers_ = 0;
         for (const auto& [id, worker] : workers_) {
           Emit(CloseWorker{id, StrCat(Name(worker), " did not leave in time")});
         }
@@ -166,27 +167,36 @@ void CoordinatorState::Decide(const Verdict& verdict) {
   Emit(WriteEvent{event});
   Emit(WriteJournal{
       {"verdict", options_.generation, verdict.step, verdict.reason, verdict.exit_code}});
-  const auto message = std::make_shared<proto::ToWorker>();
-  message->set_generation(options_.generation);
-  if (verdict.exit_code == 0 || verdict.exit_code == 75) {
-    message->mutable_stop()->set_exit_code(verdict.exit_code);
-    message->mutable_stop()->set_reason(verdict.reason);
-  } else {
-    message->mutable_abort()->set_exit_code(verdict.exit_code);
-    message->mutable_abort()->set_reason(verdict.reason);
+  SendToAll(VerdictMessage());
+  if (stage_ == Stage::kGathering) {
+    latecomers_ = options_.mesh.size() + options_.spares;
+    for (const auto& [id, worker] : workers_) latecomers_ -= worker.joined;
   }
-  SendToAll(message);
   for (auto each = workers_.begin(); each != workers_.end();) {
-    if (!each->second.joined) Emit(CloseWorker{each->first, "the run ends"});
-    each = each->second.joined ? std::next(each) : workers_.erase(each);
+    const bool stays = each->second.joined || latecomers_ > 0;
+    if (!stays) Emit(CloseWorker{each->first, "the run ends"});
+    each = stays ? std::next(each) : workers_.erase(each);
   }
   stage_ = Stage::kLeaving;
   leave_deadline_ = now_ + options_.leave_deadline;
   EndIfAllLeft();
 }
 
+std::shared_ptr<const proto::ToWorker> CoordinatorState::VerdictMessage() const {
+  auto message = std::make_shared<proto::ToWorker>();
+  message->set_generation(options_.generation);
+  if (verdict_->exit_code == 0 || verdict_->exit_code == 75) {
+    message->mutable_stop()->set_exit_code(verdict_->exit_code);
+    message->mutable_stop()->set_reason(verdict_->reason);
+  } else {
+    message->mutable_abort()->set_exit_code(verdict_->exit_code);
+    message->mutable_abort()->set_reason(verdict_->reason);
+  }
+  return message;
+}
+
 void CoordinatorState::EndIfAllLeft() {
-  if (stage_ != Stage::kLeaving || !workers_.empty()) return;
+  if (stage_ != Stage::kLeaving || !workers_.empty() || latecomers_ > 0) return;
   stage_ = Stage::kEnded;
   Emit(EndRun{*verdict_});
 }

@@ -86,6 +86,7 @@ class CoordinatorState {
   void Fail(int exit_code, const std::string& reason);
   void Protocol(WorkerId id, const std::string& what);
   void Decide(const Verdict& verdict);
+  std::shared_ptr<const proto::ToWorker> VerdictMessage() const;
   void EndIfAllLeft();
 
   void Emit(Effect effect) { effects_.push_back(std::move(effect)); }
@@ -125,6 +126,9 @@ class CoordinatorState {
   std::optional<StandingHang> hang_;
   std::optional<Verdict> verdict_;
   Micros leave_deadline_ = 0;
+  // Members that are still on their way to a run that was ended before it began: they are to learn
+  // that from the coordinator, not from a closed port.
+  int latecomers_ = 0;
   Effects effects_;
 };
 

@@ -17,10 +17,6 @@ std::string Short(double value) {
 }  // namespace
 
 std::optional<std::string> SpikeDetector::Judge(int64_t step, double loss) const {
-  if (!std::isfinite(loss)) {
-    return StrCat("the loss of step ", step, " is ", std::isnan(loss) ? "not a number" : "infinite",
-                  ": the weights are of no more use, resume from a checkpoint before it");
-  }
   if (std::ssize(ordinary_) < kWindow) return std::nullopt;
   double sum = 0, squares = 0;
   for (const double value : ordinary_) sum += value;
@@ -38,7 +34,7 @@ std::optional<std::string> SpikeDetector::Judge(int64_t step, double loss) const
 std::optional<std::string> SpikeDetector::Add(int64_t step, double loss) {
   const std::optional<std::string> spike = Judge(step, loss);
   if (spike) {
-    if (++spiking_ == kWindow && std::isfinite(loss)) ordinary_.clear();
+    if (++spiking_ == kWindow) ordinary_.clear();
     return spiking_ == 1 ? spike : std::nullopt;
   }
   spiking_ = 0;

@@ -8,10 +8,10 @@
 
 namespace trireme {
 
-// A spike is a loss that is no finite number, or one that lies above the mean of the last kWindow
-// ordinary steps by more than kDeviations standard deviations and kShare of the mean. Both are
-// asked for: on a flat stretch noise alone makes deviations of a few thousandths. The first steps
-// of a run (or of a resumed one) are taken as they come.
+// A spike is a loss that lies above the mean of the last kWindow ordinary steps by more than
+// kDeviations standard deviations and kShare of the mean. Both are asked for: on a flat stretch
+// noise alone makes deviations of a few thousandths. The first steps of a run (or of a resumed one)
+// are taken as they come. A loss that is no finite number ends the run and is none of it.
 class SpikeDetector {
  public:
   static constexpr int kWindow = 32;

@@ -116,13 +116,11 @@ Result<OpenedCheckpoint> OpenCheckpoint(const std::string& text) {
     ASSIGN_OR_RETURN(opened.reader, OpenVerifiedCheckpoint(*opened.store, *opened.location.step));
     return opened;
   }
-  std::vector<std::string> skipped;
-  auto reader = OpenNewestCheckpoint(*opened.store, &skipped);
+  auto reader = OpenNewestCheckpoint(*opened.store, &opened.set_aside);
   if (reader.status().code() == StatusCode::kNotFound) {
     return StorageError(reader.status().message());
   }
   RETURN_IF_ERROR(reader.status());
-  for (const std::string& reason : skipped) LOG(WARNING) << "skipped a checkpoint: " << reason;
   opened.reader = std::move(reader).value();
   return opened;
 }

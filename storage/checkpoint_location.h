@@ -27,9 +27,10 @@ struct OpenedCheckpoint {
   CheckpointLocation location;
   std::unique_ptr<ObjectStore> store;
   std::unique_ptr<CheckpointReader> reader;
+  std::vector<std::string> set_aside;  // newer ones that do not verify, each with the reason
 };
 
-// The step that `text` names, or the newest that verifies; what was skipped is logged as a warning.
+// The step that `text` names, or the newest that verifies.
 // kStorage when there is none, or the named one does not verify.
 Result<OpenedCheckpoint> OpenCheckpoint(const std::string& text);
 

@@ -7,6 +7,7 @@
 #include "storage/checkpoint_writer.h"
 
 #include "cluster/base/checksum.h"
+#include "cluster/base/version.h"
 #include "proto/manifest.pb.h"
 #include "storage/checkpoint_manifest.h"
 #include "storage/safetensors.h"
@@ -14,8 +15,6 @@
 
 namespace trireme {
 namespace {
-
-constexpr char kProgramVersion[] = "trireme 0.1.0";
 
 // A box that goes to disk: as the manifest describes it, and where its bytes are.
 struct Item {
@@ -126,7 +125,7 @@ void FillFacts(const CheckpointFacts& facts, proto::Manifest* manifest) {
   manifest->set_step(facts.step);
   manifest->set_generation(facts.generation);
   manifest->set_parent_step(facts.parent_step);
-  manifest->set_program_version(kProgramVersion);
+  manifest->set_program_version(ProgramName());
   manifest->set_product_library(facts.product_library);
   manifest->set_instruction_set(facts.instruction_set.empty() ? InstructionSet()
                                                               : facts.instruction_set);
@@ -142,6 +141,7 @@ void FillFacts(const CheckpointFacts& facts, proto::Manifest* manifest) {
   cursor->set_samples(facts.samples);
   cursor->set_tokens(facts.tokens);
   cursor->set_label_tokens(facts.label_tokens);
+  *cursor->mutable_train_data() = {facts.train_data.begin(), facts.train_data.end()};
   manifest->set_sum_leaves(facts.sum_leaves);
   manifest->set_sum_order(facts.sum_order);
   manifest->set_created(facts.created);

@@ -58,7 +58,8 @@ struct CheckpointFacts {
   int64_t samples = 0;  // sequences, tokens and label tokens consumed so far
   int64_t tokens = 0;
   int64_t label_tokens = 0;
-  std::string created;  // UTC, ISO 8601; part of no hash
+  std::vector<std::string> train_data;  // TokenFile::Fingerprint() of data.train, in order
+  std::string created;                  // UTC, ISO 8601; part of no hash
 };
 
 // Merges the parts of all ranks, checks that their boxes tile every tensor exactly and that the

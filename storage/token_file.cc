@@ -317,6 +317,14 @@ Status TokenFile::VerifyChecksum() const {
   return CompareChecksum(bin_path_, info_.bin_checksum, bin_->Checksum());
 }
 
+Status TokenFile::IdError(int64_t position, int32_t id, int64_t vocab_size) const {
+  const std::string what = StrCat(bin_path_, ": token ", position, " is ", id);
+  if (info_.vocab_size > 0 && info_.vocab_size <= vocab_size) {
+    return DataLossError(StrCat(what, ", expected 0 to ", info_.vocab_size - 1));
+  }
+  return InvalidArgumentError(StrCat(what, ", but model.vocab_size is ", vocab_size));
+}
+
 Status TokenFile::CheckIdsBelow(int64_t vocab_size) const {
   std::vector<int32_t> ids(1 << 16);
   for (int64_t begin = 0; begin < tokens_; begin += static_cast<int64_t>(ids.size())) {
@@ -324,12 +332,29 @@ Status TokenFile::CheckIdsBelow(int64_t vocab_size) const {
     Read(begin, count, ids.data());
     for (int64_t i = 0; i < count; ++i) {
       if (ids[i] < 0 || ids[i] >= vocab_size) {
-        return DataLossError(StrCat(bin_path_, ": token ", begin + i, " has id ", ids[i],
-                                    ", expected 0 to ", vocab_size - 1));
+        return IdError(begin + i, ids[i], vocab_size);
       }
     }
   }
   return OkStatus();
+}
+
+std::string TokenFile::Fingerprint() const {
+  constexpr int64_t kRuns = 64, kRunTokens = 1 << 16, kBorders = 1 << 16;
+  ContentHasher hasher;
+  hasher.Update(static_cast<uint64_t>(tokens_));
+  hasher.Update(static_cast<uint64_t>(documents_));
+  std::vector<int32_t> ids(kRunTokens);
+  const int64_t apart = std::max(kRunTokens, (tokens_ - kRunTokens + kRuns - 2) / (kRuns - 1));
+  for (int64_t begin = 0; begin < tokens_; begin += apart) {
+    const int64_t count = std::min(kRunTokens, tokens_ - begin);
+    Read(begin, count, ids.data());
+    hasher.Update(std::as_bytes(std::span(ids).first(static_cast<size_t>(count))));
+  }
+  for (int64_t i = 0; i < documents_; i += std::max<int64_t>(1, documents_ / kBorders)) {
+    hasher.Update(static_cast<uint64_t>(document_begin(i)));
+  }
+  return hasher.Hex();
 }
 
 }  // namespace trireme

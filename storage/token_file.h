@@ -79,8 +79,17 @@ class TokenFile {
   // Reads all of NAME.bin: kDataLoss with the expected and the found checksum. OK where NAME.json
   // names none.
   Status VerifyChecksum() const;
-  // Reads all ids: kDataLoss naming the first that is outside [0, vocab_size), with its position.
+  // Reads all ids: an error naming the first that is outside [0, vocab_size), with its position, as
+  // IdError() has it.
   Status CheckIdsBelow(int64_t vocab_size) const;
+  // What is wrong with an id outside [0, vocab_size) at a position: kDataLoss where the file says
+  // that its ids are below that, else kInvalidArgument, for the vocabulary does not fit.
+  Status IdError(int64_t position, int32_t id, int64_t vocab_size) const;
+
+  // 32 hexadecimal digits that tell the stream of this file from others, wherever it lies: of the
+  // numbers of tokens and documents and of runs of ids and document borders spread evenly over it
+  // (all of them up to 4 million tokens and 64 thousand documents).
+  std::string Fingerprint() const;
 
  private:
   struct Mapping;

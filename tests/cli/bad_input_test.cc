@@ -35,6 +35,13 @@ TEST_F(BadInputTest, TokenFilesThatAreMissingTruncatedOrTooRich) {
   ExpectRefused(place_.Run("train run.yaml --set data.train=nowhere"), 3, "nowhere");
   ExpectRefused(place_.Run("train run.yaml --set model.vocab_size=200"), 2, "vocab");
   EXPECT_FALSE(place_.Exists("run"));
+  // The same where the files do not say what vocabulary they have.
+  const std::string record = place_.Read("corpus_train.json");
+  std::filesystem::remove(place_.Path("corpus_train.json"));
+  ExpectRefused(place_.Run("train run.yaml --set model.vocab_size=200"), 2,
+                "but model.vocab_size is 200");
+  EXPECT_FALSE(place_.Exists("run"));
+  place_.Write("corpus_train.json", record);
   const std::string bytes = place_.Read("corpus_train.bin");
   place_.Write("corpus_train.bin", bytes.substr(0, bytes.size() / 2));
   ExpectRefused(place_.Run("train run.yaml"), 3, "corpus_train");
@@ -48,6 +55,10 @@ TEST_F(BadInputTest, DamagedCheckpointsGiveWayToOlderOnes) {
   Damage(ChunkOf("run/checkpoints/step_00000004"));
   Outcome outcome = place_.Run("checkpoint verify run/checkpoints@4");
   EXPECT_EQ(outcome.exit_code, 4) << outcome.err;
+  outcome = place_.Run("generate --model run --prompt The --max-tokens 2");
+  EXPECT_EQ(outcome.exit_code, 0);
+  EXPECT_THAT(outcome.err, testing::StartsWith("trireme generate: set aside: run/checkpoints/"));
+  EXPECT_EQ(Lines(outcome.err), 1) << outcome.err;
   // The older one is good: the run goes on from it.
   outcome = place_.Run("train run.yaml --set lr_schedule.steps=5");
   EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
@@ -87,6 +98,14 @@ TEST_F(BadInputTest, ARunOfOtherDataOrModelIsNotContinued) {
                   key.substr(0, key.find('=')));
   }
   ExpectRefused(place_.Run("train run.yaml --fresh"), 2, "run");
+  // Other tokens under the same name; the same tokens packed again are welcome.
+  const std::string pack = " --tokenizer tokenizer.json --out corpus --validation 0.1";
+  place_.Write("other.txt", "Not a galley, " + place_.Read("text.txt"));
+  ASSERT_EQ(place_.Run("pack other.txt" + pack).exit_code, 0);
+  ExpectRefused(place_.Run("train run.yaml --set lr_schedule.steps=6"), 2,
+                "data.train: corpus_train holds other tokens than those that the run's checkpoint");
+  ASSERT_EQ(place_.Run("pack text.txt" + pack).exit_code, 0);
+  EXPECT_EQ(place_.Run("train run.yaml --set lr_schedule.steps=6").exit_code, 0);
   const Outcome outcome = place_.Run("train run.yaml");
   EXPECT_EQ(outcome.exit_code, 0) << "finished: " << outcome.err;
 }

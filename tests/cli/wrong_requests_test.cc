@@ -135,6 +135,69 @@ TEST_F(WrongRequestsTest, OfTrain) {
   EXPECT_FALSE(place_.Exists("run"));
 }
 
+TEST_F(WrongRequestsTest, ATableLosesNoText) {
+  place_.Write("a.csv", "id,text\n1,one\n2,two, three\n");
+  ExpectRefused(place_.Run("clean a.csv --out a.jsonl"), 3,
+                "a.csv:3: a row of 3 columns, the header has 2; a text with commas needs quotes");
+  place_.Write("a.tsv", "text\tid\none\ttwo\t3\n");
+  ExpectRefused(place_.Run("clean a.tsv --out a.jsonl"), 3, "a text must not have tabs");
+  EXPECT_FALSE(place_.Exists("a.jsonl"));
+}
+
+TEST_F(WrongRequestsTest, ConfigShowsTheModelThatARunStartsFrom) {
+  Train();
+  const Outcome outcome =
+      place_.Run("config run.yaml --set model= --set model.from=run --set run.dir=tuned --json");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(Json::parse(outcome.out)["model"]["hidden_size"], 32);
+  ExpectRefused(place_.Run("config run.yaml --set model= --set model.from=nowhere"), 3, "nowhere");
+}
+
+TEST_F(WrongRequestsTest, ATokenizerGoesWithAnExport) {
+  Train();
+  std::filesystem::remove(place_.Path("run/tokenizer.json"));
+  ASSERT_EQ(place_.Run("export --model run --out bare").exit_code, 0);
+  EXPECT_FALSE(place_.Exists("bare/tokenizer.json"));
+  ASSERT_EQ(place_.Run("export --model run --out whole --tokenizer tokenizer.json").exit_code, 0);
+  EXPECT_EQ(place_.Run("generate --model whole --prompt The --max-tokens 2").exit_code, 0);
+  EXPECT_TRUE(place_.Exists("whole/tokenizer_config.json"));
+  EXPECT_EQ(place_.Run("tokenizer train text.txt --vocab-size 310 --out large.json").exit_code, 0);
+  ExpectRefused(place_.Run("export --model run --out other --tokenizer large.json"), 2,
+                "the model's vocabulary has 300");
+  EXPECT_FALSE(place_.Exists("other"));
+}
+
+// A preset's special ids are those of its own vocabulary.
+TEST_F(WrongRequestsTest, APresetSpeaksTheTokenizersIds) {
+  MakeTokens();
+  const std::string shape =
+      " --set model= --set model.preset=gpt2-124m --set model.vocab_size=300 --set "
+      "model.hidden_size=32 --set model.num_hidden_layers=1 --set model.num_attention_heads=2 "
+      "--set model.max_position_embeddings=64";
+  const Outcome outcome = place_.Run("train run.yaml" + shape);
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  const Json config = Json::parse(place_.Run("config run/config.yaml --json").out);
+  EXPECT_LT(config["model"]["eos_token_id"], 300);
+  EXPECT_GE(config["model"]["eos_token_id"], 0);
+  EXPECT_EQ(place_.Run("train run.yaml --set lr_schedule.steps=5" + shape).exit_code, 0);
+}
+
+// A signal that is there before the run is: the workers learn of the stop from the coordinator and
+// do not knock at a port that is closed.
+TEST_F(WrongRequestsTest, AStopBeforeTheBeginning) {
+  MakeTokens();
+  const std::string blocked = "env --block-signal=TERM sh -c 'kill -TERM $$; exec \"$0\" \"$@\"'";
+  const Outcome outcome = place_.Run("train run.yaml", blocked);
+  EXPECT_EQ(outcome.exit_code, 75);
+  EXPECT_THAT(outcome.err, HasSubstr("stopped by SIGTERM"));
+  std::string logs;
+  for (const auto& entry : std::filesystem::directory_iterator(place_.Path("run/log"))) {
+    logs += place_.Read(std::filesystem::relative(entry.path(), place_.Path("")));
+  }
+  EXPECT_THAT(logs, HasSubstr("worker 1: stopped by SIGTERM")) << logs;
+  EXPECT_EQ(place_.Run("train run.yaml").exit_code, 0);
+}
+
 // Where a run began may be gone once it has checkpoints of its own.
 TEST_F(WrongRequestsTest, AFineTunedRunGoesOnWithoutItsOrigin) {
   Train();

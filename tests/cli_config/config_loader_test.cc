@@ -195,6 +195,9 @@ TEST(ConfigLoaderTest, ErrorsNameFileLineKeyValueAndNearestName) {
        "run.yaml:14: optimiser: a section: expected a known key; did you mean optimizer?"},
       {"run: {dir: runs/demo, seed: 7}", "run: {dir: runs/demo, lr: 7}",
        "run.yaml:1: run.lr: 7: expected a known key; did you mean optimizer.lr?"},
+      {"vocab_size: 4096", "vocab_size:",
+       "run.yaml:4: model.vocab_size: nothing: expected a whole number, or no such key for its "
+       "default"},
       {"vocab_size: 4096", "vocab_size: many",
        "run.yaml:4: model.vocab_size: many: expected a whole number"},
       {"vocab_size: 4096", "vocab_size: 0",

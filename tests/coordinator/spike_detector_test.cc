@@ -56,16 +56,5 @@ TEST(SpikeDetectorTest, ALossThatStaysUpIsTheNewCourse) {
   EXPECT_TRUE(detector.Add(++step, 4.0));
 }
 
-TEST(SpikeDetectorTest, WhatIsNoNumberIsToldAtOnce) {
-  SpikeDetector detector;
-  EXPECT_FALSE(detector.Add(1, 2.0));
-  EXPECT_EQ(*detector.Add(2, std::numeric_limits<double>::quiet_NaN()),
-            "the loss of step 2 is not a number: the weights are of no more use, resume from a "
-            "checkpoint before it");
-  for (int64_t step = 3; step < 100; ++step) {
-    EXPECT_FALSE(detector.Add(step, std::numeric_limits<double>::infinity()));
-  }
-}
-
 }  // namespace
 }  // namespace trireme

@@ -179,7 +179,34 @@ TEST_F(TokenFileTest, InfoComesBackWithItsPathResolved) {
   EXPECT_EQ(file->info().end_of_text, 7);
   EXPECT_EQ(file->info().vocab_size, 300);
   EXPECT_TRUE(file->CheckIdsBelow(8).ok());
-  EXPECT_THAT(file->CheckIdsBelow(7).message(), HasSubstr("token 1 has id 7, expected 0 to 6"));
+  const Status status = file->CheckIdsBelow(7);
+  EXPECT_THAT(status.message(), HasSubstr("token 1 is 7, but model.vocab_size is 7"));
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  // The file promises ids below 300.
+  EXPECT_EQ(file->IdError(1, 400, 500).code(), StatusCode::kDataLoss);
+}
+
+TEST_F(TokenFileTest, FingerprintIsOfTheStreamAndOfNothingElse) {
+  const auto fingerprint = [&](const std::string& name, int64_t vocab_size, int32_t last,
+                               int64_t border, int64_t tokens) {
+    auto writer = TokenFileWriter::Create(Path(name), {.vocab_size = vocab_size}).value();
+    std::vector<int32_t> ids(static_cast<size_t>(tokens));
+    for (int64_t i = 0; i < tokens; ++i) ids[i] = static_cast<int32_t>(i * 7919 % 250);
+    ids.back() = last;
+    const std::span<const int32_t> all(ids);
+    EXPECT_TRUE(writer->AddDocument(all.first(border)).ok());
+    EXPECT_TRUE(writer->AddDocument(all.subspan(border)).ok());
+    EXPECT_TRUE(writer->Finish().ok());
+    return TokenFile::Open(Path(name)).value()->Fingerprint();
+  };
+  for (const int64_t tokens : {10, 100'000, 6'000'001}) {
+    const std::string one = fingerprint("one", 300, 3, 5, tokens);
+    EXPECT_EQ(fingerprint("other_name", 300, 3, 5, tokens), one);
+    // Ids of other widths on disk are the same stream.
+    EXPECT_EQ(fingerprint("wide", 100'000, 3, 5, tokens), one);
+    EXPECT_NE(fingerprint("last", 300, 4, 5, tokens), one) << tokens;
+    EXPECT_NE(fingerprint("border", 300, 3, 6, tokens), one);
+  }
 }
 
 TEST_F(TokenFileTest, MissingFilesAreNamed) {

@@ -39,10 +39,10 @@ TEST_P(CrossEntropyTest, LossesAndGradientsEqualTheDoubleReference) {
     Statistics s;
     Owned losses(DType::kF32, {kRows}), gradient = logits,
                                         rounded(DType::kBF16, {kRows, vocabulary});
-    SoftmaxStatistics(stream, logits, labels, 0, s.row_max, s.row_sum, s.target);
+    SoftmaxStatistics(stream, logits, vocabulary, labels, 0, s.row_max, s.row_sum, s.target);
     TokenLosses(stream, labels, s.row_max, s.row_sum, s.target, losses);
-    SoftmaxGradient(stream, logits, labels, 0, s.row_max, s.row_sum, scale, rounded);
-    SoftmaxGradient(stream, gradient, labels, 0, s.row_max, s.row_sum, scale, gradient);
+    SoftmaxGradient(stream, logits, vocabulary, labels, 0, s.row_max, s.row_sum, scale, rounded);
+    SoftmaxGradient(stream, gradient, vocabulary, labels, 0, s.row_max, s.row_sum, scale, gradient);
     return std::vector<Owned>{losses, gradient, rounded};
   });
   const std::vector<double> x = logits.Doubles();
@@ -80,19 +80,27 @@ TEST_P(CrossEntropyTest, InPlaceItIsTheThreeStepsInOneAndClearsThePadding) {
     Stream stream(1);
     Statistics s;
     Owned expected_losses(DType::kF32, {kRows}), gradient(dtype, {kRows, vocabulary});
-    SoftmaxStatistics(stream, f32, labels, 0, s.row_max, s.row_sum, s.target);
+    SoftmaxStatistics(stream, f32, vocabulary, labels, 0, s.row_max, s.row_sum, s.target);
     TokenLosses(stream, labels, s.row_max, s.row_sum, s.target, expected_losses);
-    SoftmaxGradient(stream, f32, labels, 0, s.row_max, s.row_sum, 0.37f, gradient);
+    SoftmaxGradient(stream, f32, vocabulary, labels, 0, s.row_max, s.row_sum, 0.37f, gradient);
     const auto out = RunOnThreads([&](Stream& threads) {
-      Owned losses(DType::kF32, {kRows}), made = padded;
+      Owned losses(DType::kF32, {kRows}), made = padded, steps = padded;
       CrossEntropyInPlace(threads, made, vocabulary, labels, 0.37f, losses);
-      return std::vector<Owned>{losses, made};
+      // The steps that ranks with parts of the vocabulary take, on the same padded rows.
+      Statistics own;
+      SoftmaxStatistics(threads, steps, vocabulary, labels, 0, own.row_max, own.row_sum,
+                        own.target);
+      SoftmaxGradient(threads, steps, vocabulary, labels, 0, own.row_max, own.row_sum, 0.37f,
+                      steps);
+      return std::vector<Owned>{losses, made, steps, own.row_max, own.row_sum, own.target};
     });
     EXPECT_TRUE(out[0] == expected_losses);
+    EXPECT_TRUE(out[3] == s.row_max && out[4] == s.row_sum && out[5] == s.target);
     for (int64_t i = 0; i < padded.elements(); ++i) {
       const int64_t n = i / stride, v = i % stride;
-      ASSERT_EQ(out[1].At(i), v < vocabulary ? gradient.At(n * vocabulary + v) : 0)
-          << n << " " << v;
+      const double expected = v < vocabulary ? gradient.At(n * vocabulary + v) : 0;
+      ASSERT_EQ(out[1].At(i), expected) << n << " " << v;
+      ASSERT_EQ(out[2].At(i), expected) << n << " " << v;
     }
   }
 }
@@ -101,7 +109,8 @@ TEST_P(CrossEntropyTest, PartsOfTheVocabularyCombineToTheWhole) {
   if (vocabulary < 4) return;
   Stream stream(2);
   Statistics whole;
-  SoftmaxStatistics(stream, logits, labels, 0, whole.row_max, whole.row_sum, whole.target);
+  SoftmaxStatistics(stream, logits, vocabulary, labels, 0, whole.row_max, whole.row_sum,
+                    whole.target);
   const int64_t cuts[] = {0, vocabulary / 3, vocabulary};
   std::vector<double> top(kRows, -INFINITY), sum(kRows), target(kRows);
   std::vector<Statistics> parts(2);
@@ -111,7 +120,8 @@ TEST_P(CrossEntropyTest, PartsOfTheVocabularyCombineToTheWhole) {
       for (int64_t v = cuts[p]; v < cuts[p + 1]; ++v) part.Set(i++, logits.At(n * vocabulary + v));
     }
     Statistics& s = parts[p];
-    SoftmaxStatistics(stream, part, labels, cuts[p], s.row_max, s.row_sum, s.target);
+    SoftmaxStatistics(stream, part, cuts[p + 1] - cuts[p], labels, cuts[p], s.row_max, s.row_sum,
+                      s.target);
     for (int64_t n = 0; n < kRows; ++n) top[n] = std::max(top[n], s.row_max.At(n));
   }
   for (const Statistics& s : parts) {
@@ -133,7 +143,7 @@ TEST(CrossEntropyTest, NanLogitsGiveNanLosses) {
     Owned logits = Owned::Random(DType::kF32, {1, 20}, 1), labels(DType::kI32, {1});
     Owned a(DType::kF32, {1}), b(DType::kF32, {1}), c(DType::kF32, {1}), loss(DType::kF32, {1});
     logits.Set(at, NAN);
-    SoftmaxStatistics(stream, logits, labels, 0, a, b, c);
+    SoftmaxStatistics(stream, logits, 20, labels, 0, a, b, c);
     TokenLosses(stream, labels, a, b, c, loss);
     EXPECT_TRUE(std::isnan(loss.At(0))) << at;
   }

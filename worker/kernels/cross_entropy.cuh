@@ -53,45 +53,52 @@ __device__ __forceinline__ float LossOf(float top, float sum, float target) {
                             (static_cast<double>(top) - static_cast<double>(target)));
 }
 
-// A thread's elements of one row: its share of the packs, two at a time, then of both ends.
-template <int kThreads>
-__device__ __forceinline__ RunningSoftmax<float> ThreadSoftmax(const float* row, int64_t width) {
-  constexpr int kSize = Pack<float>::kSize;
-  RunningSoftmax<float> softmax;
+// A thread's elements of one row: its share of the packs, eight elements at a time, then of both
+// ends.
+template <int kThreads, typename T>
+__device__ __forceinline__ RunningSoftmax<T> ThreadSoftmax(const T* row, int64_t width) {
+  constexpr int kSize = Pack<T>::kSize, kPacks = 8 / kSize;
+  RunningSoftmax<T> softmax;
   const int64_t before = min(ElementsBeforePacks(row), width);
   const int64_t packs = (width - before) / kSize;
-  const float* body = row + before;
+  const T* body = row + before;
   int64_t i = threadIdx.x;
-  for (; i + kThreads < packs; i += 2 * kThreads) {
-    const Pack<float> a = LoadPack(body + i * kSize), b = LoadPack(body + (i + kThreads) * kSize);
-    const float x[8] = {a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]};
+  for (; i + (kPacks - 1) * kThreads < packs; i += kPacks * kThreads) {
+    float x[kPacks * kSize];
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+      const Pack<T> pack = LoadPack(body + (i + p * kThreads) * kSize);
+#pragma unroll
+      for (int j = 0; j < kSize; ++j) x[p * kSize + j] = ToFloat(pack[j]);
+    }
     softmax.Add(x);
   }
-  if (i < packs) {
-    const Pack<float> a = LoadPack(body + i * kSize);
-    softmax.Add(a.values);
+  for (; i < packs; i += kThreads) {
+    float x[kSize];
+    LoadFloats(body + i * kSize, x);
+    softmax.Add(x);
   }
   for (int64_t j = threadIdx.x; j < width - packs * kSize; j += kThreads) {
-    const float x[1] = {row[j < before ? j : j + packs * kSize]};
+    const float x[1] = {ToFloat(row[j < before ? j : j + packs * kSize])};
     softmax.Add(x);
   }
   return softmax;
 }
 
 // As SoftmaxStatistics. A block a row.
-template <int kThreads>
+template <int kThreads, typename T>
 __global__ __launch_bounds__(kThreads) void SoftmaxStatisticsKernel(
-    const float* logits, const int32_t* labels, int64_t width, int64_t first_row, int32_t no_label,
-    float* row_max, float* row_sum, float* target) {
+    const T* logits, const int32_t* labels, int64_t width, int64_t stride, int64_t first_row,
+    int32_t no_label, float* row_max, float* row_sum, float* target) {
   const int64_t n = blockIdx.x;
-  const float* row = logits + n * width;
+  const T* row = logits + n * stride;
   const auto all = ThreadSoftmax<kThreads>(row, width).template OfBlock<kThreads>();
   if (threadIdx.x != 0) return;
   row_max[n] = all.top;
   row_sum[n] = all.sum;
   const int32_t label = labels[n];
   const int64_t v = label - first_row;
-  target[n] = label != no_label && v >= 0 && v < width ? row[v] : 0.0f;
+  target[n] = label != no_label && v >= 0 && v < width ? ToFloat(row[v]) : 0.0f;
 }
 
 // As CombineSoftmaxStatistics. A thread a row; neighbours read neighbours.
@@ -126,47 +133,48 @@ __global__ __launch_bounds__(kThreads) void TokenLossesKernel(const int32_t* lab
   losses[n] = labels[n] == no_label ? 0.0f : LossOf(row_max[n], row_sum[n], target[n]);
 }
 
-// What the elements of one row become.
+// What the elements of one row become. X: the type of the logits.
+template <typename X>
 struct RowGradient {
   float top, factor, scale;
   int64_t label;  // column of the label, or none of the row's
 
   __device__ __forceinline__ float operator()(float x, int64_t column) const {
-    const float p = __fmul_rn(factor, expf(x - top));
+    const float p = __fmul_rn(factor, ExpOf<X>(x - top));
     return column == label ? p - scale : p;
   }
 };
 
 // As SoftmaxGradient. A block a row; every element is read and written by one thread, so that
 // dlogits may be logits.
-template <int kThreads, typename T>
+template <int kThreads, typename X, typename T>
 __global__ __launch_bounds__(kThreads) void SoftmaxGradientKernel(
-    const float* logits, const int32_t* labels, int64_t width, int64_t first_row, int32_t no_label,
-    const float* row_max, const float* row_sum, float scale, T* dlogits) {
-  constexpr int kSize = Pack<T>::kSize, kFloats = Pack<float>::kSize;
+    const X* logits, const int32_t* labels, int64_t width, int64_t stride, int64_t first_row,
+    int32_t no_label, const float* row_max, const float* row_sum, float scale, T* dlogits) {
+  constexpr int kSize = Pack<T>::kSize;
   const int64_t n = blockIdx.x;
-  const float* row = logits + n * width;
-  T* out = dlogits + n * width;
+  const X* row = logits + n * stride;
+  T* out = dlogits + n * stride;
   const bool labelled = labels[n] != no_label;
-  const RowGradient gradient = {row_max[n], scale / row_sum[n], scale, labels[n] - first_row};
+  const RowGradient<X> gradient = {row_max[n], scale / row_sum[n], scale, labels[n] - first_row};
   int64_t before = ElementsBeforePacks(out);
   if (before > width || !IsPackAligned(row + before)) before = width;
   const int64_t packs = (width - before) / kSize;
   for (int64_t i = threadIdx.x; i < packs; i += kThreads) {
     const int64_t column = before + i * kSize;
-    Pack<T> y;
-    for (int part = 0; part < kSize; part += kFloats) {
-      Pack<float> x = {};
-      if (labelled) x = LoadPack(row + column + part);
-      for (int j = 0; j < kFloats; ++j) {
-        y[part + j] = RoundTo<T>(labelled ? gradient(x[j], column + part + j) : 0.0f);
-      }
+    float x[kSize] = {};
+    if (labelled) {
+      LoadFloats(row + column, x);
+      for (int j = 0; j < kSize; ++j) x[j] = gradient(x[j], column + j);
     }
-    StorePack(out + column, y);
+    StoreFloats(out + column, x);
   }
   for (int64_t j = threadIdx.x; j < width - packs * kSize; j += kThreads) {
     const int64_t column = j < before ? j : j + packs * kSize;
-    out[column] = RoundTo<T>(labelled ? gradient(row[column], column) : 0.0f);
+    out[column] = RoundTo<T>(labelled ? gradient(ToFloat(row[column]), column) : 0.0f);
+  }
+  for (int64_t column = width + threadIdx.x; column < stride; column += kThreads) {
+    out[column] = RoundTo<T>(0.0f);
   }
 }
 

@@ -1,5 +1,8 @@
 // Pieces of the fused classifier: logits of a chunk of tokens exist in one scratch buffer, where
-// the gradient replaces them. N tokens of the chunk, V local rows of the vocabulary.
+// the gradient replaces them. N tokens of the chunk.
+//
+// logits: [N, S] f32 or bf16, of which the first `width` columns are logits, of as many rows of the
+// vocabulary from `first_row` on; the others hold anything.
 #pragma once
 
 #include "cluster/device/stream.h"
@@ -14,8 +17,8 @@ inline constexpr int32_t kNoLabel = -100;
 // sums), so the full row never exists anywhere.
 // row_max: [N] f32, the largest local logit. row_sum: [N] f32, sum of exp(logit - row_max).
 // target: [N] f32, the label's logit, 0 where the label is elsewhere or kNoLabel.
-// logits: [N, V] f32. labels: [N] i32, global ids.
-void SoftmaxStatistics(Stream& stream, const Tensor& logits, const Tensor& labels,
+// labels: [N] i32, global ids.
+void SoftmaxStatistics(Stream& stream, const Tensor& logits, int64_t width, const Tensor& labels,
                        int64_t first_row, const Tensor& row_max, const Tensor& row_sum,
                        const Tensor& target);
 
@@ -29,16 +32,17 @@ void CombineSoftmaxStatistics(Stream& stream, const Tensor& gathered, const Tens
 void TokenLosses(Stream& stream, const Tensor& labels, const Tensor& row_max, const Tensor& row_sum,
                  const Tensor& target, const Tensor& losses);
 
-// In place: logits[n, v] becomes scale * (softmax(n, v) - [v is the label]), rows of kNoLabel zero.
-// dlogits: where to write instead, f32 (may be logits) or bf16.
-void SoftmaxGradient(Stream& stream, const Tensor& logits, const Tensor& labels, int64_t first_row,
-                     const Tensor& row_max, const Tensor& row_sum, float scale,
+// dlogits[n, v] = scale * (softmax(n, v) - [v is the label]), with the group's statistics; zeros in
+// rows of kNoLabel and in the columns from `width` on. dlogits: [N, S] of the logits' dtype (may be
+// the logits themselves), or bf16.
+void SoftmaxGradient(Stream& stream, const Tensor& logits, int64_t width, const Tensor& labels,
+                     int64_t first_row, const Tensor& row_max, const Tensor& row_sum, float scale,
                      const Tensor& dlogits);
 
 // All of the above in one pass for rows that are whole on this device, in place: row n of `logits`
 // becomes scale * (softmax(n, v) - [v is the label]), zeros for kNoLabel, and losses[n] its loss.
-// logits: [N, S] f32 or bf16, of which the first `width` columns are logits; the others become
-// zeros. S is a multiple of 16 bytes on a GPU. labels: [N] i32 below `width`. losses: [N] f32.
+// The columns from `width` on become zeros. S is a multiple of 16 bytes on a GPU. labels: [N] i32
+// below `width`. losses: [N] f32.
 void CrossEntropyInPlace(Stream& stream, const Tensor& logits, int64_t width, const Tensor& labels,
                          float scale, const Tensor& losses);
 

@@ -60,28 +60,32 @@ void GradientOf(const X* row, int64_t width, RowStatistics statistics, int64_t l
 
 }  // namespace
 
-void SoftmaxStatistics(Stream& stream, const Tensor& logits, const Tensor& labels,
+void SoftmaxStatistics(Stream& stream, const Tensor& logits, int64_t width, const Tensor& labels,
                        int64_t first_row, const Tensor& row_max, const Tensor& row_sum,
                        const Tensor& target) {
   if (stream.OnGpu("SoftmaxStatistics")) {
-    return cuda::SoftmaxStatistics(stream, logits, labels, first_row, row_max, row_sum, target);
+    return cuda::SoftmaxStatistics(stream, logits, width, labels, first_row, row_max, row_sum,
+                                   target);
   }
-  const int64_t rows = logits.dim(0), width = logits.dim(1);
+  const int64_t rows = logits.dim(0), stride = logits.dim(1);
   CHECK_EQ(labels.elements(), rows);
   CHECK_EQ(row_max.elements(), rows);
   CHECK_EQ(row_sum.elements(), rows);
   CHECK_EQ(target.elements(), rows);
-  CHECK_GT(width, 0);
-  const float* logits_0 = logits.as<float>();
+  CHECK(width > 0 && width <= stride) << width << " of " << stride;
   const int32_t* label = labels.as<int32_t>();
   float *maxima = row_max.as<float>(), *sums = row_sum.as<float>(), *targets = target.as<float>();
-  RowBlocks(stream, rows, [&](int64_t n) {
-    const float* row = logits_0 + n * width;
-    const RowStatistics statistics = StatisticsOf(row, width);
-    maxima[n] = statistics.top;
-    sums[n] = statistics.sum;
-    const int64_t v = label[n] - first_row;
-    targets[n] = label[n] != kNoLabel && v >= 0 && v < width ? row[v] : 0.0f;
+  WithFloatType(logits.dtype(), [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    const T* logits_0 = logits.as<T>();
+    RowBlocks(stream, rows, [&](int64_t n) {
+      const T* row = logits_0 + n * stride;
+      const RowStatistics statistics = StatisticsOf(row, width);
+      maxima[n] = statistics.top;
+      sums[n] = statistics.sum;
+      const int64_t v = label[n] - first_row;
+      targets[n] = label[n] != kNoLabel && v >= 0 && v < width ? ToFloat(row[v]) : 0.0f;
+    });
   });
 }
 
@@ -101,31 +105,39 @@ void TokenLosses(Stream& stream, const Tensor& labels, const Tensor& row_max, co
   }
 }
 
-void SoftmaxGradient(Stream& stream, const Tensor& logits, const Tensor& labels, int64_t first_row,
-                     const Tensor& row_max, const Tensor& row_sum, float scale,
+void SoftmaxGradient(Stream& stream, const Tensor& logits, int64_t width, const Tensor& labels,
+                     int64_t first_row, const Tensor& row_max, const Tensor& row_sum, float scale,
                      const Tensor& dlogits) {
   if (stream.OnGpu("SoftmaxGradient")) {
-    return cuda::SoftmaxGradient(stream, logits, labels, first_row, row_max, row_sum, scale,
+    return cuda::SoftmaxGradient(stream, logits, width, labels, first_row, row_max, row_sum, scale,
                                  dlogits);
   }
-  const int64_t rows = logits.dim(0), width = logits.dim(1);
+  const int64_t rows = logits.dim(0), stride = logits.dim(1);
   CheckSameShape(dlogits, logits, "dlogits");
+  CHECK(width > 0 && width <= stride) << width << " of " << stride;
   CHECK_EQ(labels.elements(), rows);
-  const float* logits_0 = logits.as<float>();
   const int32_t* label = labels.as<int32_t>();
   const float *maxima = row_max.as<float>(), *sums = row_sum.as<float>();
-  WithFloatType(dlogits.dtype(), [&](auto* type) {
-    using T = std::remove_pointer_t<decltype(type)>;
+  const auto run = [&](auto* of_logits, auto* of_gradient) {
+    using X = std::remove_pointer_t<decltype(of_logits)>;
+    using T = std::remove_pointer_t<decltype(of_gradient)>;
+    const X* logits_0 = logits.as<X>();
     T* gradient_0 = dlogits.as<T>();
     RowBlocks(stream, rows, [&](int64_t n) {
-      const float* row = logits_0 + n * width;
-      T* gradient = gradient_0 + n * width;
+      T* gradient = gradient_0 + n * stride;
       if (label[n] == kNoLabel) {
-        std::fill_n(gradient, width, T{});
-      } else {
-        GradientOf(row, width, {maxima[n], sums[n]}, label[n] - first_row, scale, gradient);
+        std::fill_n(gradient, stride, T{});
+        return;
       }
+      GradientOf(logits_0 + n * stride, width, {maxima[n], sums[n]}, label[n] - first_row, scale,
+                 gradient);
+      std::fill(gradient + width, gradient + stride, T{});
     });
+  };
+  WithFloatType(logits.dtype(), [&](auto* type) {
+    if (dlogits.dtype() == logits.dtype()) return run(type, type);
+    CHECK(logits.dtype() == DType::kF32 && dlogits.dtype() == DType::kBF16);
+    run(static_cast<float*>(nullptr), static_cast<BFloat16*>(nullptr));
   });
 }
 

@@ -14,19 +14,22 @@ constexpr int kRowThreads = 128;  // a block of kernels with a thread a row
 
 }  // namespace
 
-void SoftmaxStatistics(Stream& stream, const Tensor& logits, const Tensor& labels,
+void SoftmaxStatistics(Stream& stream, const Tensor& logits, int64_t width, const Tensor& labels,
                        int64_t first_row, const Tensor& row_max, const Tensor& row_sum,
                        const Tensor& target) {
-  const int64_t rows = logits.dim(0), width = logits.dim(1);
+  const int64_t rows = logits.dim(0), stride = logits.dim(1);
   CHECK_EQ(labels.elements(), rows);
   CHECK_EQ(row_max.elements(), rows);
   CHECK_EQ(row_sum.elements(), rows);
   CHECK_EQ(target.elements(), rows);
-  CHECK_GT(width, 0);
-  gpu::Launch(stream, {gpu::BlocksFor(rows, 1), gpu::kClassifierThreads},
-              gpu::SoftmaxStatisticsKernel<gpu::kClassifierThreads>, logits.as<float>(),
-              labels.as<int32_t>(), width, first_row, kNoLabel, row_max.as<float>(),
-              row_sum.as<float>(), target.as<float>());
+  CHECK(width > 0 && width <= stride) << width << " of " << stride;
+  WithFloatType(logits.dtype(), [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    gpu::Launch(stream, {gpu::BlocksFor(rows, 1), gpu::kClassifierThreads},
+                gpu::SoftmaxStatisticsKernel<gpu::kClassifierThreads, T>, logits.as<T>(),
+                labels.as<int32_t>(), width, stride, first_row, kNoLabel, row_max.as<float>(),
+                row_sum.as<float>(), target.as<float>());
+  });
 }
 
 void CombineSoftmaxStatistics(Stream& stream, const Tensor& gathered, const Tensor& row_max,
@@ -48,18 +51,25 @@ void TokenLosses(Stream& stream, const Tensor& labels, const Tensor& row_max, co
               row_max.as<float>(), row_sum.as<float>(), target.as<float>(), losses.as<float>());
 }
 
-void SoftmaxGradient(Stream& stream, const Tensor& logits, const Tensor& labels, int64_t first_row,
-                     const Tensor& row_max, const Tensor& row_sum, float scale,
+void SoftmaxGradient(Stream& stream, const Tensor& logits, int64_t width, const Tensor& labels,
+                     int64_t first_row, const Tensor& row_max, const Tensor& row_sum, float scale,
                      const Tensor& dlogits) {
-  const int64_t rows = logits.dim(0), width = logits.dim(1);
+  const int64_t rows = logits.dim(0), stride = logits.dim(1);
   CheckSameShape(dlogits, logits, "dlogits");
+  CHECK(width > 0 && width <= stride) << width << " of " << stride;
   CHECK_EQ(labels.elements(), rows);
-  WithFloatType(dlogits.dtype(), [&](auto* type) {
-    using T = std::remove_pointer_t<decltype(type)>;
+  const auto launch = [&](auto* of_logits, auto* of_gradient) {
+    using X = std::remove_pointer_t<decltype(of_logits)>;
+    using T = std::remove_pointer_t<decltype(of_gradient)>;
     gpu::Launch(stream, {gpu::BlocksFor(rows, 1), gpu::kClassifierThreads},
-                gpu::SoftmaxGradientKernel<gpu::kClassifierThreads, T>, logits.as<float>(),
-                labels.as<int32_t>(), width, first_row, kNoLabel, row_max.as<float>(),
+                gpu::SoftmaxGradientKernel<gpu::kClassifierThreads, X, T>, logits.as<X>(),
+                labels.as<int32_t>(), width, stride, first_row, kNoLabel, row_max.as<float>(),
                 row_sum.as<float>(), scale, dlogits.as<T>());
+  };
+  WithFloatType(logits.dtype(), [&](auto* type) {
+    if (dlogits.dtype() == logits.dtype()) return launch(type, type);
+    CHECK(logits.dtype() == DType::kF32 && dlogits.dtype() == DType::kBF16);
+    launch(static_cast<float*>(nullptr), static_cast<BFloat16*>(nullptr));
   });
 }
 

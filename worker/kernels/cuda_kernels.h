@@ -64,15 +64,15 @@ bool FusedAttentionBackward(Stream& stream, const Heads& dout, const Heads& q, c
                             const Heads& dk, const Heads& dv);
 
 // cross_entropy.h
-void SoftmaxStatistics(Stream& stream, const Tensor& logits, const Tensor& labels,
+void SoftmaxStatistics(Stream& stream, const Tensor& logits, int64_t width, const Tensor& labels,
                        int64_t first_row, const Tensor& row_max, const Tensor& row_sum,
                        const Tensor& target);
 void CombineSoftmaxStatistics(Stream& stream, const Tensor& gathered, const Tensor& row_max,
                               const Tensor& row_sum, const Tensor& target);
 void TokenLosses(Stream& stream, const Tensor& labels, const Tensor& row_max, const Tensor& row_sum,
                  const Tensor& target, const Tensor& losses);
-void SoftmaxGradient(Stream& stream, const Tensor& logits, const Tensor& labels, int64_t first_row,
-                     const Tensor& row_max, const Tensor& row_sum, float scale,
+void SoftmaxGradient(Stream& stream, const Tensor& logits, int64_t width, const Tensor& labels,
+                     int64_t first_row, const Tensor& row_max, const Tensor& row_sum, float scale,
                      const Tensor& dlogits);
 void CrossEntropyInPlace(Stream& stream, const Tensor& logits, int64_t width, const Tensor& labels,
                          float scale, const Tensor& losses);

@@ -58,8 +58,8 @@ void AttentionDecode(Stream&, const Heads&, const Heads&, const Heads&, const Te
                      const Heads&) {
   NoCuda("AttentionDecode");
 }
-void SoftmaxStatistics(Stream&, const Tensor&, const Tensor&, int64_t, const Tensor&, const Tensor&,
-                       const Tensor&) {
+void SoftmaxStatistics(Stream&, const Tensor&, int64_t, const Tensor&, int64_t, const Tensor&,
+                       const Tensor&, const Tensor&) {
   NoCuda("SoftmaxStatistics");
 }
 void CombineSoftmaxStatistics(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&) {
@@ -69,8 +69,8 @@ void TokenLosses(Stream&, const Tensor&, const Tensor&, const Tensor&, const Ten
                  const Tensor&) {
   NoCuda("TokenLosses");
 }
-void SoftmaxGradient(Stream&, const Tensor&, const Tensor&, int64_t, const Tensor&, const Tensor&,
-                     float, const Tensor&) {
+void SoftmaxGradient(Stream&, const Tensor&, int64_t, const Tensor&, int64_t, const Tensor&,
+                     const Tensor&, float, const Tensor&) {
   NoCuda("SoftmaxGradient");
 }
 void CrossEntropyInPlace(Stream&, const Tensor&, int64_t, const Tensor&, float, const Tensor&) {

@@ -151,6 +151,7 @@ Result<std::unique_ptr<OpenedWeights>> OpenCheckpointWeights(const std::string& 
   config = manifest.config().model();
   config.clear_from();
   opened->step = checkpoint.reader->step();
+  opened->set_aside = checkpoint.set_aside;
   const std::string place = StrCat(checkpoint.location.store_url, "@", *opened->step);
   RETURN_IF_ERROR(FinishModelConfig(place, &config));
   opened->training_length = manifest.config().data().has_sequence_length()

@@ -160,10 +160,11 @@ Status WriteTokenizerConfig(const WeightSource& source, const std::string& token
   return PutText(store, "tokenizer_config.json", json.dump(2) + "\n");
 }
 
-Status WriteTokenizer(const WeightSource& source, ObjectStore& store) {
+Status WriteTokenizer(const WeightSource& source, bool has_tokenizer, ObjectStore& store) {
   const std::string folder = source.hugging_face_folder();
   bool has_config = false;
-  if (!folder.empty()) {
+  if (has_tokenizer) {
+  } else if (!folder.empty()) {
     for (const char* name :
          {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
           "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja"}) {
@@ -192,7 +193,7 @@ Result<HuggingFaceExportReport> ExportHuggingFace(const WeightSource& source,
   RETURN_IF_ERROR(PutText(store, "config.json",
                           ToHuggingFaceConfigJson(source.config(), DTypeName(report.dtype))));
   RETURN_IF_ERROR(PutText(store, "generation_config.json", GenerationConfig(source)));
-  RETURN_IF_ERROR(WriteTokenizer(source, store));
+  RETURN_IF_ERROR(WriteTokenizer(source, options.has_tokenizer, store));
   return report;
 }
 

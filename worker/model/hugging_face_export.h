@@ -16,6 +16,8 @@ struct HuggingFaceExportOptions {
   // Of the written weights; nothing: as they are stored, or f32 when they differ.
   std::optional<DType> dtype;
   int64_t shard_bytes_max = 5'000'000'000;  // larger models are sharded, as transformers does
+  // The caller has put a tokenizer.json into the store: the model's own is not written.
+  bool has_tokenizer = false;
 };
 
 struct HuggingFaceExportReport {

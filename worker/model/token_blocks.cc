@@ -62,11 +62,18 @@ int64_t Classifier::TrainTokens(int64_t tokens) const {
   return std::min(tokens, parts * PartTokens(tokens));
 }
 
-bool Classifier::InPlace() const {
-  return context_->device == DeviceKind::kCuda && context_->tensor.size() == 1;
+DType Classifier::GradientDType() const {
+  return InPlace() && WholeRows() ? context_->compute : DType::kF32;
 }
 
-DType Classifier::GradientDType() const { return InPlace() ? context_->compute : DType::kF32; }
+void Classifier::AllocateStatistics(Arena& arena, int64_t tokens, Chunk* chunk) const {
+  chunk->row_max = arena.Allocate(DType::kF32, {tokens});
+  chunk->row_sum = arena.Allocate(DType::kF32, {tokens});
+  chunk->target = arena.Allocate(DType::kF32, {tokens});
+  if (!WholeRows()) {
+    chunk->gathered = arena.Allocate(DType::kF32, {context_->tensor.size(), 3, tokens});
+  }
+}
 
 Classifier::Chunk Classifier::Allocate(Arena& arena, int64_t tokens) const {
   Chunk chunk;
@@ -74,13 +81,8 @@ Classifier::Chunk Classifier::Allocate(Arena& arena, int64_t tokens) const {
   chunk.dlogits = context_->compute == DType::kF32
                       ? chunk.logits
                       : arena.Allocate(context_->compute, {tokens, rows_});
-  chunk.row_max = arena.Allocate(DType::kF32, {tokens});
-  chunk.row_sum = arena.Allocate(DType::kF32, {tokens});
-  chunk.target = arena.Allocate(DType::kF32, {tokens});
   chunk.losses = arena.Allocate(DType::kF32, {tokens});
-  if (context_->tensor.size() > 1) {
-    chunk.gathered = arena.Allocate(DType::kF32, {context_->tensor.size(), 3, tokens});
-  }
+  AllocateStatistics(arena, tokens, &chunk);
   return chunk;
 }
 
@@ -89,8 +91,9 @@ Classifier::Chunk Classifier::AllocateInPlace(Arena& arena, int64_t tokens) cons
   constexpr int64_t kStep = 64;
   const int64_t stride = (rows_ + kStep - 1) / kStep * kStep;
   Chunk chunk;
-  chunk.logits = arena.Allocate(context_->compute, {tokens, stride});
+  chunk.logits = chunk.dlogits = arena.Allocate(context_->compute, {tokens, stride});
   chunk.losses = arena.Allocate(DType::kF32, {tokens});
+  if (!WholeRows()) AllocateStatistics(arena, tokens, &chunk);
   return chunk;
 }
 
@@ -110,13 +113,13 @@ void Classifier::Logits(const Tensor& x, const Tensor& logits) const {
 void Classifier::Score(const Chunk& chunk, const Tensor& labels) const {
   Stream& stream = *context_->stream;
   const int64_t n = labels.dim(0);
-  if (context_->tensor.size() == 1) {
-    SoftmaxStatistics(stream, chunk.logits, labels, first_row_, chunk.row_max, chunk.row_sum,
+  if (WholeRows()) {
+    SoftmaxStatistics(stream, chunk.logits, rows_, labels, first_row_, chunk.row_max, chunk.row_sum,
                       chunk.target);
   } else {
     const Tensor own =
         chunk.gathered.Rows(context_->tensor.rank(), context_->tensor.rank() + 1).View({3, n});
-    SoftmaxStatistics(stream, chunk.logits, labels, first_row_, own.Rows(0, 1).View({n}),
+    SoftmaxStatistics(stream, chunk.logits, rows_, labels, first_row_, own.Rows(0, 1).View({n}),
                       own.Rows(1, 2).View({n}), own.Rows(2, 3).View({n}));
     context_->tensor.Gather(chunk.gathered);
     CombineSoftmaxStatistics(stream, chunk.gathered, chunk.row_max, chunk.row_sum, chunk.target);
@@ -146,15 +149,15 @@ Matrix Classifier::LossesAndGradient(const Tensor& x, const Tensor& labels, cons
   Stream& stream = *context_->stream;
   const Matrix logits = Matrix::Of(chunk.logits).Columns(0, ProductRows());
   MatMul(stream, Matrix::Of(x), Transpose::kNo, weight, Transpose::kYes, logits);
-  if (InPlace()) {
+  if (InPlace() && WholeRows()) {
     CrossEntropyInPlace(stream, chunk.logits, rows_, labels, static_cast<float>(scale),
                         chunk.losses);
     return logits;
   }
   Score(chunk, labels);
-  SoftmaxGradient(stream, chunk.logits, labels, first_row_, chunk.row_max, chunk.row_sum,
+  SoftmaxGradient(stream, chunk.logits, rows_, labels, first_row_, chunk.row_max, chunk.row_sum,
                   static_cast<float>(scale), chunk.dlogits);
-  return Matrix::Of(chunk.dlogits);
+  return Matrix::Of(chunk.dlogits).Columns(0, ProductRows());
 }
 
 void Classifier::Train(const Tensor& x, const Tensor& labels, double scale, const Tensor& dx,

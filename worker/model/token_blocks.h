@@ -32,8 +32,8 @@ class EmbeddingBlock {
 };
 
 // Loss and its gradient over chunks of tokens: full logits never exist. The gradient of the head's
-// weight is added in the same pass, while the chunk's logits are at hand. On a GPU whose rows are
-// whole, logits have the compute dtype, and one kernel makes losses and gradients of them in place.
+// weight is added in the same pass, while the chunk's logits are at hand. On a GPU logits have the
+// compute dtype, and their gradients are made of them in place, by one kernel where rows are whole.
 class Classifier {
  public:
   // role: of the head's gradient (1 when the table is the embedding's). rows: this rank's part of
@@ -64,6 +64,10 @@ class Classifier {
   int64_t rows() const { return rows_; }
 
  private:
+  // On a GPU: in the compute dtype, in place.
+  bool InPlace() const { return context_->device == DeviceKind::kCuda; }
+  // Of the vocabulary, on this rank.
+  bool WholeRows() const { return context_->tensor.size() == 1; }
   // Products on a GPU are made with the rows behind the vocabulary, which are zeros.
   int64_t ProductRows() const { return InPlace() ? PaddedRows(rows_) : rows_; }
   struct Chunk {
@@ -73,9 +77,9 @@ class Classifier {
   int64_t PartTokens(int64_t tokens) const;
   // Tokens of a chunk in training: whole parts.
   int64_t TrainTokens(int64_t tokens) const;
-  bool InPlace() const;
   Chunk Allocate(Arena& arena, int64_t tokens) const;
   Chunk AllocateInPlace(Arena& arena, int64_t tokens) const;
+  void AllocateStatistics(Arena& arena, int64_t tokens, Chunk* chunk) const;
   // Statistics over the whole vocabulary, and the chunk's losses.
   void Score(const Chunk& chunk, const Tensor& labels) const;
   // Losses of a chunk, and what its logits become: their gradient [tokens, ProductRows()].

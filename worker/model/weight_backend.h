@@ -38,6 +38,7 @@ struct OpenedWeights {
   std::vector<int32_t> end_ids;
   int64_t training_length = 0;
   std::optional<int64_t> step;
+  std::vector<std::string> set_aside;  // OpenedCheckpoint
   std::string hugging_face_folder;
 };
 

@@ -149,6 +149,7 @@ std::optional<std::string> WeightSource::tokenizer_path() const { return opened_
 std::vector<int32_t> WeightSource::end_ids() const { return opened_->end_ids; }
 int64_t WeightSource::training_length() const { return opened_->training_length; }
 std::optional<int64_t> WeightSource::step() const { return opened_->step; }
+const std::vector<std::string>& WeightSource::set_aside() const { return opened_->set_aside; }
 std::string WeightSource::hugging_face_folder() const { return opened_->hugging_face_folder; }
 
 const TensorInfo* WeightSource::Find(const std::string& name) const {

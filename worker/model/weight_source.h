@@ -56,6 +56,8 @@ class WeightSource {
   int64_t training_length() const;
   // Of a checkpoint.
   std::optional<int64_t> step() const;
+  // Newer checkpoints of a store that do not verify, each with the reason: something for users.
+  const std::vector<std::string>& set_aside() const;
   // A local folder of Hugging Face's, with its other files; empty for other forms.
   std::string hugging_face_folder() const;
 

@@ -244,6 +244,7 @@ class TableReader : public RecordReader {
                                     "); --field names another, or gives its number from 1"));
       }
       column_ = found - cells_.begin() + 1;
+      header_cells_ = cells_.size();
     }
     ASSIGN_OR_RETURN(const bool more, NextRow());
     if (!more) return false;
@@ -251,6 +252,12 @@ class TableReader : public RecordReader {
     if (column_ < 1 || column_ > static_cast<int64_t>(cells_.size())) {
       return DataLossError(StrCat(document->where, ": a row of ", cells_.size(),
                                   " columns, expected at least ", std::max<int64_t>(column_, 1)));
+    }
+    // A text that was cut at its own commas must not lose what comes after them.
+    if (header_cells_ > 0 && cells_.size() > header_cells_) {
+      return DataLossError(StrCat(
+          document->where, ": a row of ", cells_.size(), " columns, the header has ", header_cells_,
+          "; ", csv_ ? "a text with commas needs quotes around it" : "a text must not have tabs"));
     }
     document->id = document->where;
     document->html = false;
@@ -328,7 +335,8 @@ class TableReader : public RecordReader {
   TextSourceOptions options_;
   bool numbered_ = false;
   bool started_ = false;
-  int64_t column_ = 0;  // from 1
+  int64_t column_ = 0;       // from 1
+  size_t header_cells_ = 0;  // 0: there is no header
   int64_t row_line_ = 0;
   std::string line_;
   std::vector<std::string> cells_;

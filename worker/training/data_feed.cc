@@ -67,6 +67,24 @@ Result<std::unique_ptr<DataFeed>> DataFeed::Open(const proto::Config& config) {
   return feed;
 }
 
+Status DataFeed::CheckVocabulary() const {
+  for (const auto* sources : {&train_, &validation_}) {
+    for (const Source& source : *sources) {
+      const TokenFile& file = *source.file;
+      const int64_t bytes = file.tokens() * TokenDtypeBytes(file.dtype());
+      if (file.info().vocab_size > 0 || bytes > TokenFile::Options().verify_bytes_max) continue;
+      RETURN_IF_ERROR(file.CheckIdsBelow(vocab_size_));
+    }
+  }
+  return OkStatus();
+}
+
+std::vector<std::string> DataFeed::TrainFingerprints() const {
+  std::vector<std::string> fingerprints;
+  for (const Source& source : train_) fingerprints.push_back(source.file->Fingerprint());
+  return fingerprints;
+}
+
 void DataFeed::Reserve(int64_t microbatches) {
   loaded_.clear();
   if (microbatches <= reserved_) return;
@@ -131,9 +149,7 @@ Status DataFeed::Fill(const Source* source, int64_t window, int64_t row, Loaded*
   for (int64_t t = 0; t < length_; ++t) {
     if (labels[t] < 0 || labels[t] >= vocab_size_ || ids[t] < 0 || ids[t] >= vocab_size_) {
       const bool label = ids[t] >= 0 && ids[t] < vocab_size_;
-      return DataLossError(StrCat(file.path(), ": token ", begin + t + label, " is ",
-                                  label ? labels[t] : ids[t], ", but model.vocab_size is ",
-                                  vocab_size_));
+      return file.IdError(begin + t + label, label ? labels[t] : ids[t], vocab_size_);
     }
     while (isolate_ && document + 1 < file.documents() &&
            file.document_begin(document + 1) <= begin + t) {

@@ -24,8 +24,14 @@ class DataFeed {
   // too few tokens for one window. kInvalidArgument: a vocabulary larger than the model's.
   static Result<std::unique_ptr<DataFeed>> Open(const proto::Config& config);
 
+  // Reads the files that do not say what vocabulary they have, up to a gibibyte each:
+  // kInvalidArgument where one has ids beyond the model's.
+  Status CheckVocabulary() const;
+  // TokenFile::Fingerprint() of the training files, in the configuration's order.
+  std::vector<std::string> TrainFingerprints() const;
+
   // Reads these microbatches (ids within the step, ascending) of a training step; what was read
-  // before is gone. kDataLoss: an id outside the model's vocabulary, with its place.
+  // before is gone. Errors: TokenFile::IdError() of an id outside the model's vocabulary.
   Status LoadStep(int64_t step, std::span<const MicrobatchId> microbatches);
   // The same of the validation data: microbatch i holds windows i * B .. i * B + B - 1 in order; a
   // last one is filled up with windows without labels.
