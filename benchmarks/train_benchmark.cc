@@ -7,11 +7,11 @@
 #include <cstdio>
 #include <iostream>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <thread>
 #include <vector>
 
 #include "cluster/base/clock.h"
+#include "cluster/base/json.h"
 #include "cluster/base/rng.h"
 #include "cluster/device/buffer.h"
 #include "cluster/device/gpu_info.h"
@@ -117,8 +117,8 @@ void LoadInitialWeights(Stream& stream, const std::vector<ParameterSpec>& specs,
   CHECK(store->FinishLoad(0, 1'000'000).ok());
 }
 
-nlohmann::ordered_json Shares(const std::vector<OperationTimes::Share>& shares) {
-  nlohmann::ordered_json list = nlohmann::ordered_json::array();
+Json Shares(const std::vector<OperationTimes::Share>& shares) {
+  Json list = Json::array();
   double all = 0;
   for (const auto& share : shares) all += share.milliseconds;
   for (const auto& share : shares) {
@@ -193,7 +193,7 @@ int Run(const Options& o) {
   const double flop = TrainingFlopPerToken(shape, parameters, o.length);
   const int64_t peak_size = o.peak_size > 0 ? o.peak_size : o.device == "cuda" ? 8192 : 2048;
   const double peak = ProductPeak(stream, compute, peak_size);
-  nlohmann::ordered_json out;
+  Json out;
   out["program"] = "trireme";
   out["dtype"] = o.precision;
   out["device"] = o.device;
@@ -213,7 +213,7 @@ int Run(const Options& o) {
   out["final_loss"] = loss;
   if (o.device == "cuda") out["steps_as_graphs"] = training_step.replayed();
   if (!shares.empty()) out["step_by_operation"] = Shares(shares);
-  std::cout << out.dump() << std::endl;
+  std::cout << DumpJson(out) << std::endl;
   return 0;
 }
 

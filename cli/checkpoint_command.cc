@@ -3,19 +3,17 @@
 #include <filesystem>
 #include <iomanip>
 #include <iostream>
-#include <nlohmann/json.hpp>
 
 #include "cli/command.h"
 #include "cli/model_options.h"
 #include "cli/run_options.h"
+#include "cluster/base/json.h"
 #include "proto/manifest.pb.h"
 #include "storage/checkpoint_copy.h"
 #include "storage/checkpoint_location.h"
 
 namespace trireme {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 struct CheckpointOptions {
   std::string action;
@@ -66,7 +64,8 @@ Status List(const CheckpointOptions& options) {
                                : Json{{"step", step}, {"error", reader.status().message()}});
   }
   if (options.json) {
-    std::cout << Json{{"store", opened.location.store_url}, {"checkpoints", list}}.dump() << "\n";
+    std::cout << DumpJson(Json{{"store", opened.location.store_url}, {"checkpoints", list}})
+              << "\n";
     return OkStatus();
   }
   if (list.empty()) std::cout << opened.location.store_url << ": no checkpoints\n";
@@ -121,19 +120,19 @@ Status Show(const CheckpointOptions& options) {
   ASSIGN_OR_RETURN(const OpenedCheckpoint opened, OpenAndTell(options.store));
   const Json json = Details(*opened.reader);
   if (options.json) {
-    std::cout << json.dump() << "\n";
+    std::cout << DumpJson(json) << "\n";
     return OkStatus();
   }
   for (const auto& [key, value] : json.items()) {
     if (!value.is_array()) {
-      std::cout << key << ": " << (value.is_string() ? value.get<std::string>() : value.dump())
+      std::cout << key << ": " << (value.is_string() ? value.get<std::string>() : DumpJson(value))
                 << "\n";
       continue;
     }
     std::cout << key << ":\n";
     for (const Json& tensor : value) {
       std::cout << "  " << tensor["name"].get<std::string>() << " "
-                << tensor["dtype"].get<std::string>() << " " << tensor["shape"].dump() << "\n";
+                << tensor["dtype"].get<std::string>() << " " << DumpJson(tensor["shape"]) << "\n";
     }
   }
   return OkStatus();
@@ -160,7 +159,8 @@ Status Verify(const CheckpointOptions& options) {
     list.push_back(std::move(entry));
   }
   if (options.json) {
-    std::cout << Json{{"store", opened.location.store_url}, {"checkpoints", list}}.dump() << "\n";
+    std::cout << DumpJson(Json{{"store", opened.location.store_url}, {"checkpoints", list}})
+              << "\n";
   }
   if (bad == 0) return OkStatus();
   return StorageError(StrCat(bad, " of ", opened.steps.size(), " do not verify: ", first_error));
@@ -170,7 +170,8 @@ Status Hash(const CheckpointOptions& options) {
   ASSIGN_OR_RETURN(const OpenedCheckpoint opened, OpenAndTell(options.store));
   ASSIGN_OR_RETURN(const CheckpointHash hash, opened.reader->Hash());
   if (options.json) {
-    std::cout << Json{{"step", hash.step}, {"weights", hash.weights}, {"state", hash.state}}.dump()
+    std::cout << DumpJson(
+                     Json{{"step", hash.step}, {"weights", hash.weights}, {"state", hash.state}})
               << "\n";
   } else {
     std::cout << "step " << hash.step << "\nweights " << hash.weights << "\nstate   " << hash.state
@@ -191,7 +192,7 @@ Status Delete(const CheckpointOptions& options) {
   }
   RETURN_IF_ERROR(DeleteCheckpoint(*opened.store, step));
   if (options.json) {
-    std::cout << Json{{"deleted", step}}.dump() << "\n";
+    std::cout << DumpJson(Json{{"deleted", step}}) << "\n";
   } else {
     std::cout << "step " << step << ": deleted\n";
   }
@@ -206,7 +207,7 @@ Status Copy(const CheckpointOptions& options) {
   if (copied.code() == StatusCode::kDataLoss) return StorageError(copied.message());
   RETURN_IF_ERROR(copied);
   if (options.json) {
-    std::cout << Json{{"step", opened.reader->step()}, {"target", options.other}}.dump() << "\n";
+    std::cout << DumpJson(Json{{"step", opened.reader->step()}, {"target", options.other}}) << "\n";
   } else {
     std::cout << "step " << opened.reader->step() << ": copied to " << options.other
               << " and verified\n";
@@ -230,11 +231,10 @@ Status Diff(const CheckpointOptions& options) {
       }
       list.push_back(std::move(entry));
     }
-    std::cout << Json{{"steps", {a.reader->step(), b.reader->step()}},
-                      {"equal", differences.empty()},
-                      {"tensors", list}}
-                     .dump()
-              << "\n";
+    const Json report = {{"steps", {a.reader->step(), b.reader->step()}},
+                         {"equal", differences.empty()},
+                         {"tensors", list}};
+    std::cout << DumpJson(report) << "\n";
     return OkStatus();
   }
   if (differences.empty()) std::cout << "all tensors are equal\n";

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <iostream>
 #include <memory>
-#include <nlohmann/json.hpp>
 
 #include "cli/command.h"
 #include "cli/config_fields.h"
@@ -12,13 +11,12 @@
 #include "cli/config_loader.h"
 #include "cli/run_options.h"
 #include "cli/training_run.h"
+#include "cluster/base/json.h"
 #include "proto/config.pb.h"
 #include "worker/model/model_config.h"
 
 namespace trireme {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 struct Options {
   RunFileOptions run;
@@ -113,7 +111,7 @@ Json MessageAsJson(const Message& message) {
     }
     for (const std::string& text : FieldTexts(message, field)) {
       const Json one =
-          field.cpp_type() == FieldDescriptor::CPPTYPE_STRING ? Json(text) : Json::parse(text);
+          field.cpp_type() == FieldDescriptor::CPPTYPE_STRING ? Json(text) : ParseJson(text);
       if (field.is_repeated()) {
         value.push_back(one);
       } else {
@@ -145,7 +143,7 @@ void PrintPresets(bool json) {
               << Padded(StrCat(model.num_key_value_heads()), 3) << " " << preset.description
               << "\n";
   }
-  if (json) std::cout << Json({{"presets", list}}).dump() << "\n";
+  if (json) std::cout << DumpJson(Json({{"presets", list}})) << "\n";
 }
 
 Status RunConfig(const Options& options) {
@@ -158,7 +156,7 @@ Status RunConfig(const Options& options) {
       return InvalidArgumentError("--set: expected a run's YAML to override");
     }
     if (options.json) {
-      std::cout << KeysAsJson().dump() << "\n";
+      std::cout << DumpJson(KeysAsJson()) << "\n";
     } else {
       PrintKeys();
     }
@@ -169,8 +167,7 @@ Status RunConfig(const Options& options) {
   RETURN_IF_ERROR(FillDefaults(config.get()));
   if (options.json) {
     // Bytes that are not UTF-8 can stand in a path.
-    std::cout << MessageAsJson(*config).dump(-1, ' ', false, Json::error_handler_t::replace)
-              << "\n";
+    std::cout << DumpJson(MessageAsJson(*config)) << "\n";
   } else {
     std::cout << ConfigToYaml(*config);
   }

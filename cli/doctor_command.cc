@@ -3,18 +3,16 @@
 
 #include <iostream>
 #include <memory>
-#include <nlohmann/json.hpp>
 
 #include "cli/command.h"
 #include "cli/doctor_gpu.h"
 #include "cli/run_options.h"
+#include "cluster/base/json.h"
 #include "cluster/base/version.h"
 #include "cluster/launch/host_facts.h"
 
 namespace trireme {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 constexpr int64_t kMiB = int64_t{1} << 20;
 constexpr bool kMpiIsBuilt = TRIREME_MPI_BUILT != 0;
@@ -71,6 +69,10 @@ std::vector<Finding> Findings(const HostFacts& facts, const GpuReport& gpu) {
   }
   if (gpu.gpus.size() > 1 && !gpu.has_nccl) {
     findings.push_back({true, gpu.nccl + ": GPUs exchange data through host memory"});
+  }
+  if (!gpu.gpus.empty() && !gpu.has_attention) {
+    findings.push_back({true, gpu.attention + ": attention runs on the program's own kernel, some "
+                                              "ten times slower than cuDNN's"});
   }
   if (!Has(facts.cpu, "avx2") && !Has(facts.cpu, "asimd")) {
     findings.push_back({true, "AVX2: products will be slow on this CPU"});
@@ -220,8 +222,7 @@ RegisterCommand command({
         const HostFacts facts = ReadHostFacts();
         const GpuReport gpu = ReadGpuReport();
         if (*json) {
-          std::cout << AsJson(facts, gpu).dump(-1, ' ', false, Json::error_handler_t::replace)
-                    << "\n";
+          std::cout << DumpJson(AsJson(facts, gpu)) << "\n";
         } else {
           Print(facts, gpu);
         }

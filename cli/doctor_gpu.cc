@@ -1,13 +1,11 @@
 #include "cli/doctor_gpu.h"
 
-#include <nlohmann/json.hpp>
-
+#include "cluster/base/json.h"
 #include "cluster/comm/nccl_communicator.h"
+#include "worker/kernels/gpu_libraries.h"
 
 namespace trireme {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 // 13000 is 13.0.
 std::string CudaVersionText(int version) {
@@ -21,6 +19,10 @@ GpuReport ReadGpuReport() {
   const auto nccl = NcclDescription();
   report.has_nccl = nccl.ok();
   report.nccl = nccl.ok() ? *nccl : nccl.status().message();
+  const auto products = GpuProductLibrary(), attention = GpuAttentionLibrary();
+  report.products = products.ok() ? *products : products.status().message();
+  report.attention = attention.ok() ? *attention : attention.status().message();
+  report.has_attention = attention.ok();
   const auto versions = CudaVersions();
   report.why_not = versions.status();
   report.built = versions.status().code() != StatusCode::kNotBuilt;
@@ -79,11 +81,15 @@ std::vector<std::pair<std::string, std::string>> GpuLines(const GpuReport& repor
       lines.push_back({"  nic", StrCat(nic.nic, ": ", nic.text)});
     }
   }
+  if (report.built) {
+    lines.push_back({"products", report.products});
+    lines.push_back({"attention", report.attention});
+  }
   lines.push_back({"nccl", report.nccl});
   return lines;
 }
 
-nlohmann::ordered_json GpuJson(const GpuReport& report) {
+Json GpuJson(const GpuReport& report) {
   Json gpus = Json::array();
   for (size_t g = 0; g < report.gpus.size(); ++g) {
     const GpuInfo& gpu = report.gpus[g];
@@ -112,6 +118,9 @@ nlohmann::ordered_json GpuJson(const GpuReport& report) {
       {"toolkit", report.why_not.ok() ? Json(CudaVersionText(report.versions.runtime)) : Json()},
       {"driver_cuda", report.why_not.ok() ? Json(CudaVersionText(report.versions.driver)) : Json()},
       {"gpus", gpus},
+      {"products", report.products},
+      {"attention", report.attention},
+      {"has_attention", report.has_attention},
       {"nccl", report.nccl},
       {"has_nccl", report.has_nccl}};
 }

@@ -23,6 +23,9 @@ struct GpuReport {
   std::vector<std::vector<NicDistance>> nics;  // of each GPU
   std::string nccl;                            // version and file, or why there is none
   bool has_nccl = false;
+  std::string products;   // the libraries of GpuProductLibrary() and GpuAttentionLibrary(), or why
+  std::string attention;  // there is none
+  bool has_attention = false;
 };
 
 GpuReport ReadGpuReport();

@@ -5,11 +5,11 @@
 #include <cstdio>
 #include <filesystem>
 #include <iostream>
-#include <nlohmann/json.hpp>
 
 #include "cli/command.h"
 #include "cli/model_options.h"
 #include "cli/run_options.h"
+#include "cluster/base/json.h"
 #include "storage/token_file.h"
 #include "worker/evaluation/perplexity.h"
 #include "worker/model/weight_source.h"
@@ -17,8 +17,6 @@
 
 namespace trireme {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 struct EvalCommand {
   ModelOptions model;
@@ -221,7 +219,7 @@ Status Run(const EvalCommand& command) {
     reports.push_back(std::move(report));
   }
   if (command.json) {
-    std::cout << (reports.size() == 1 ? reports[0] : Json{{"tasks", reports}}).dump() << "\n";
+    std::cout << DumpJson((reports.size() == 1 ? reports[0] : Json{{"tasks", reports}})) << "\n";
   }
   return OkStatus();
 }

@@ -3,11 +3,11 @@
 
 #include <filesystem>
 #include <iostream>
-#include <nlohmann/json.hpp>
 
 #include "cli/command.h"
 #include "cli/model_options.h"
 #include "cli/run_options.h"
+#include "cluster/base/json.h"
 #include "proto/config.pb.h"
 #include "storage/object_store.h"
 #include "worker/model/hugging_face_export.h"
@@ -127,15 +127,15 @@ Status RunExport(const ExportOptions& options) {
                    ExportHuggingFace(*source, export_options, *store));
   RETURN_IF_ERROR(staged.PutInPlace());
   if (options.json) {
-    nlohmann::ordered_json json = {{"out", options.out},
-                                   {"format", "hf"},
-                                   {"tensors", report.tensors},
-                                   {"parameters", report.parameters},
-                                   {"bytes", report.bytes},
-                                   {"files", report.files},
-                                   {"dtype", DTypeName(report.dtype)}};
+    Json json = {{"out", options.out},
+                 {"format", "hf"},
+                 {"tensors", report.tensors},
+                 {"parameters", report.parameters},
+                 {"bytes", report.bytes},
+                 {"files", report.files},
+                 {"dtype", DTypeName(report.dtype)}};
     if (source->step()) json["step"] = *source->step();
-    std::cout << json.dump() << "\n";
+    std::cout << DumpJson(json) << "\n";
     return OkStatus();
   }
   std::cout << options.out << ": " << report.tensors << " tensors, " << report.parameters

@@ -4,12 +4,12 @@
 #include <fstream>
 #include <iostream>
 #include <iterator>
-#include <nlohmann/json.hpp>
 
 #include "cli/command.h"
 #include "cli/id_list.h"
 #include "cli/model_options.h"
 #include "cli/run_options.h"
+#include "cluster/base/json.h"
 #include "worker/inference/generator.h"
 #include "worker/model/weight_source.h"
 
@@ -48,13 +48,13 @@ Result<std::vector<int32_t>> ReadPrompt(const GenerateCommand& command,
 }
 
 void PrintJson(const std::vector<int32_t>& prompt, const Generation& result, bool has_text) {
-  nlohmann::ordered_json out;
+  Json out;
   out["prompt_ids"] = prompt;
   out["ids"] = result.ids;
-  out["text"] = has_text ? nlohmann::ordered_json(result.text) : nlohmann::ordered_json(nullptr);
+  out["text"] = has_text ? Json(result.text) : Json(nullptr);
   out["finish_reason"] = result.finish_reason;
   out["logprobs"] = result.logprobs;
-  std::cout << out.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << "\n";
+  std::cout << DumpJson(out) << "\n";
 }
 
 // Everything that can be told before the model is read.

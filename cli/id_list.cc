@@ -1,7 +1,8 @@
 #include "cli/id_list.h"
 
 #include <charconv>
-#include <nlohmann/json.hpp>
+
+#include "cluster/base/json.h"
 
 namespace trireme {
 
@@ -38,7 +39,8 @@ Result<std::vector<int32_t>> IdsOfJson(const nlohmann::ordered_json& array,
   if (!array.is_array()) return DataLossError(StrCat("\"", name, "\": expected [1, 2, 3]"));
   std::vector<int32_t> ids;
   for (const auto& id : array) {
-    if (!id.is_number_integer()) return DataLossError(StrCat("\"", name, "\" holds ", id.dump()));
+    if (!id.is_number_integer())
+      return DataLossError(StrCat("\"", name, "\" holds ", DumpJson(id)));
     const auto value = id.get<int64_t>();
     ids.push_back(value == static_cast<int32_t>(value) ? static_cast<int32_t>(value) : -1);
   }

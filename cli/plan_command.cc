@@ -4,7 +4,6 @@
 #include <cstdio>
 #include <iostream>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "cli/command.h"
@@ -14,14 +13,13 @@
 #include "cli/plan_roofline.h"
 #include "cli/run_options.h"
 #include "cli/training_run.h"
+#include "cluster/base/json.h"
 #include "parallelism/planner.h"
 #include "proto/config.pb.h"
 #include "worker/model/model_shape.h"
 
 namespace trireme {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 struct PlanOptions {
   RunFileOptions file;
@@ -351,7 +349,7 @@ Status Run(const PlanOptions& options) {
                                        {"bubble_share", plans[i].bubble_share},
                                        {"step_seconds", plans[i].step_seconds}});
     }
-    std::cout << json.dump() << "\n";
+    std::cout << DumpJson(json) << "\n";
   } else {
     PrintPlan(plans[0], machine);
     if (expectation) PrintExpectation(*expectation);

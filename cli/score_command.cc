@@ -1,20 +1,19 @@
 // trireme score: log-likelihoods of continuations, a line in, a line out.
 #include <iostream>
-#include <nlohmann/json.hpp>
 
 #include "cli/command.h"
 #include "cli/id_list.h"
 #include "cli/model_options.h"
+#include "cluster/base/json.h"
 #include "worker/evaluation/scoring.h"
 
 namespace trireme {
 namespace {
 
-using Json = nlohmann::ordered_json;
 using Ids = std::vector<int32_t>;
 
 Result<std::pair<Ids, Ids>> ParseRequest(const std::string& line, const Tokenizer* tokenizer) {
-  const Json request = Json::parse(line, nullptr, false);
+  const Json request = ParseJson(line);
   if (!request.is_object()) return DataLossError("expected a JSON object");
   try {
     if (request.contains("context_ids")) {
@@ -57,7 +56,7 @@ Status Run(const ModelOptions& options) {
     out["tokens"] = continuation.size();
     out["greedy"] = score->greedy;
     out["token_logprobs"] = score->token_logprobs;
-    std::cout << out.dump() << std::endl;
+    std::cout << DumpJson(out) << std::endl;
   }
   return OkStatus();
 }

@@ -4,12 +4,12 @@
 #include <cstdio>
 #include <iostream>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "cli/command.h"
 #include "cli/id_list.h"
 #include "cli/text_progress.h"
+#include "cluster/base/json.h"
 #include "worker/text/bpe_trainer.h"
 #include "worker/text/pretokenize.h"
 #include "worker/text/text_source.h"
@@ -18,8 +18,6 @@
 
 namespace trireme {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 struct TrainCommand {
   std::vector<std::string> text;
@@ -95,7 +93,7 @@ Status RunTrain(const TrainCommand& options) {
                          {"vocab_size", tokenizer->vocab_size()},
                          {"merges", merges},
                          {"hash", tokenizer->hash()}};
-    std::cout << report.dump() << "\n";
+    std::cout << DumpJson(report) << "\n";
     return OkStatus();
   }
   std::printf("%s: %lld tokens (%lld merges) from %lld documents, %zu distinct words\n",
@@ -144,7 +142,7 @@ Status RunEncode(const UseCommand& options) {
   return ForEachLine([&](const std::string& line, std::string* out) -> Status {
     std::string text = line;
     if (options.jsonl) {
-      const Json object = Json::parse(line, nullptr, false);
+      const Json object = ParseJson(line);
       if (!object.is_object() || !object.contains("text") || !object["text"].is_string()) {
         return DataLossError("expected {\"text\": \"...\"}");
       }
@@ -184,7 +182,7 @@ Status ParseIds(const std::string& line, std::vector<int32_t>* ids) {
 }
 
 Status ParseJsonIds(const std::string& line, std::vector<int32_t>* ids) {
-  const Json object = Json::parse(line, nullptr, false);
+  const Json object = ParseJson(line);
   if (!object.is_object() || !object.contains("ids") || !object["ids"].is_array()) {
     return DataLossError("expected {\"ids\": [...]}");
   }
@@ -204,8 +202,7 @@ Status RunDecode(const UseCommand& options) {
           StrCat("id ", id, " is no token of this vocabulary of ", tokenizer->vocab_size()));
     }
     const std::string text = tokenizer->Decode(ids);
-    *out = options.jsonl ? Json{{"text", text}}.dump(-1, ' ', false, Json::error_handler_t::replace)
-                         : text;
+    *out = options.jsonl ? DumpJson(Json{{"text", text}}) : text;
     return OkStatus();
   });
 }
@@ -213,9 +210,7 @@ Status RunDecode(const UseCommand& options) {
 Status RunShow(const UseCommand& options) {
   ASSIGN_OR_RETURN(const auto tokenizer,
                    Tokenizer::Load(options.tokenizer, {.pattern = options.pattern}));
-  const auto text_of = [&](int32_t id) {
-    return Json(tokenizer->TokenBytes(id)).dump(-1, ' ', false, Json::error_handler_t::replace);
-  };
+  const auto text_of = [&](int32_t id) { return DumpJson(Json(tokenizer->TokenBytes(id))); };
   for (const int32_t id : options.ids) {
     if (!tokenizer->IsToken(id)) {
       return DataLossError(
@@ -233,7 +228,7 @@ Status RunShow(const UseCommand& options) {
     for (const int32_t id : options.ids) {
       report["tokens"][std::to_string(id)] = tokenizer->TokenBytes(id);
     }
-    std::cout << report.dump(-1, ' ', false, Json::error_handler_t::replace) << "\n";
+    std::cout << DumpJson(report) << "\n";
     return OkStatus();
   }
   std::cout << tokenizer->Describe() << "\n"

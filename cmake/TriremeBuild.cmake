@@ -11,7 +11,12 @@ set(CMAKE_CXX_FLAGS_RELEASE "-O2 -ftree-vectorize")
 
 find_program(CCACHE_PROGRAM ccache)
 if(CCACHE_PROGRAM AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
-  set(CMAKE_CXX_COMPILER_LAUNCHER ${CCACHE_PROGRAM})
+  # What ccache wants to be told before it takes files with precompiled headers.
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env
+      CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime ${CCACHE_PROGRAM})
+  if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
+    add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-fpch-preprocess>)
+  endif()
 endif()
 
 set(cxx_options -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers
@@ -25,11 +30,31 @@ endif()
 include_directories(${CMAKE_SOURCE_DIR})
 include_directories(SYSTEM ${CMAKE_BINARY_DIR})  # generated protobuf headers: "proto/x.pb.h"
 
+# Reading the headers of the standard library, glog, protobuf and JSON is half of what most files
+# cost. They are compiled once for all libraries, and once more with what commands and tests read
+# besides; -DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON builds without.
+set(TRIREME_COMMON_HEADERS
+    <algorithm> <array> <atomic> <chrono> <cmath> <condition_variable> <cstdint> <cstring> <deque>
+    <filesystem> <fstream> <functional> <iostream> <map> <memory> <mutex> <numeric> <optional> <set>
+    <span> <sstream> <string> <string_view> <thread> <unordered_map> <utility> <variant> <vector>
+    <glog/logging.h> <google/protobuf/message.h> <nlohmann/json.hpp>)
+
+# trireme_precompiled(NAME [HEADERS header...] [DEPS target...]): the common headers and these.
+function(trireme_precompiled name)
+  cmake_parse_arguments(ARG "" "" "HEADERS;DEPS" ${ARGN})
+  file(WRITE ${CMAKE_BINARY_DIR}/${name}.cc "")
+  add_library(${name} OBJECT ${CMAKE_BINARY_DIR}/${name}.cc)
+  target_link_libraries(${name} PRIVATE trireme_glog protobuf::libprotobuf
+                                        nlohmann_json::nlohmann_json ${ARG_DEPS})
+  target_precompile_headers(${name} PRIVATE ${TRIREME_COMMON_HEADERS} ${ARG_HEADERS})
+endfunction()
+
 # trireme_library(NAME [EXCLUDE file...] [DEPS target...]): all *.cc of the current folder as one
 # static library. EXCLUDE names the files of optional parts; the caller adds the chosen one. Files
-# of the GPU backends belong to these (TriremeCuda.cmake).
+# of the GPU backends belong to these (TriremeCuda.cmake). NO_PRECOMPILED: its compiler options are
+# others than those of the precompiled headers.
 function(trireme_library name)
-  cmake_parse_arguments(ARG "" "" "EXCLUDE;DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "NO_PRECOMPILED" "" "EXCLUDE;DEPS" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
   list(FILTER sources EXCLUDE REGEX "/(no_cuda|no_cudnn|[a-z_0-9]+_cuda|[a-z_0-9]+_cudnn)\\.cc$")
   foreach(file ${ARG_EXCLUDE})
@@ -42,6 +67,9 @@ function(trireme_library name)
   endif()
   add_library(${name} STATIC ${sources})
   target_link_libraries(${name} PUBLIC ${ARG_DEPS})
+  if(NOT ARG_NO_PRECOMPILED)
+    target_precompile_headers(${name} REUSE_FROM trireme_headers)
+  endif()
 endfunction()
 
 # trireme_program(TARGET [CUDA backend]): the target's GPU backend, the configured one by default.
@@ -64,7 +92,7 @@ function(trireme_test name)
   add_executable(${name} ${sources})
   trireme_program(${name} CUDA ${ARG_CUDA})
   target_link_libraries(${name} PRIVATE ${ARG_DEPS} GTest::gmock_main)
-  target_precompile_headers(${name} PRIVATE <gtest/gtest.h>)
+  target_precompile_headers(${name} REUSE_FROM trireme_test_headers)
   # A property without a value would swallow the name of the next one.
   set(properties ENVIRONMENT "OMP_WAIT_POLICY=passive")
   if(ARG_LABELS)

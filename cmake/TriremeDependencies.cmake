@@ -20,6 +20,8 @@ pkg_check_modules(HWLOC REQUIRED IMPORTED_TARGET hwloc)
 find_path(DNNL_INCLUDE_DIR oneapi/dnnl/dnnl.hpp REQUIRED)
 find_library(DNNL_LIBRARY dnnl REQUIRED)
 find_package(OpenMP REQUIRED COMPONENTS CXX)
+# Everywhere: precompiled headers serve files with the same options alone.
+add_compile_options($<$<COMPILE_LANGUAGE:CXX>:${OpenMP_CXX_FLAGS}>)
 if(TRIREME_MPI)
   set(MPI_CXX_SKIP_MPICXX ON)
   find_package(MPI REQUIRED COMPONENTS CXX)
@@ -38,3 +40,9 @@ endif()
 # glog 0.6 and 0.7 differ in what their headers want to see defined; the pkg-config target covers both.
 add_library(trireme_glog INTERFACE)
 target_link_libraries(trireme_glog INTERFACE PkgConfig::GLOG)
+
+trireme_precompiled(trireme_headers)
+if(TRIREME_TESTS)
+  trireme_precompiled(trireme_test_headers HEADERS <gmock/gmock.h> <gtest/gtest.h>
+                      DEPS GTest::gmock_main)
+endif()

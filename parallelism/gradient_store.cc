@@ -184,6 +184,9 @@ void ShardedParameterStore::MakeNormRanges() {
                         sums + blocks.first + static_cast<int64_t>(i)});
     }
   }
+  // The largest first: the GPU is not left waiting for a few of them. Each has its own place.
+  std::stable_sort(ranges.begin(), ranges.end(),
+                   [](const auto& a, const auto& b) { return a.elements > b.elements; });
   const auto bytes = static_cast<int64_t>(ranges.size() * sizeof(NormRange));
   if (norm_ranges_.bytes() != bytes) norm_ranges_ = Buffer(bytes, stream_->device(), "norm");
   stream_->Copy(norm_ranges_.data(), ranges.data(), bytes);

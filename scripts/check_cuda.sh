@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Compiles every GPU kernel for the three architectures and looks at what the compiler made of it:
 # no kernel spills registers but those named below, and the kernels that move 16 bytes an access do
-# so in their PTX. Needs nvcc and no GPU. What was compiled before from the same sources is reused
+# so in their PTX, and in their SASS where cuobjdump is. Also reads the backend's C++ sources against
+# the headers of CUDA, cuBLASLt, cuDNN and NCCL. Needs nvcc and no GPU; without nvcc it does nothing,
+# or fails when TRIREME_REQUIRE_NVCC=1. What was compiled before from the same sources is reused
 # (build-cuda-check/).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -9,7 +11,27 @@ out=build-cuda-check
 nvcc=$(command -v nvcc || echo "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc")
 if [ ! -x "$nvcc" ]; then
   echo "cuda: kernels are not compiled, nvcc is not here (NVIDIA's package cuda-toolkit)"
-  exit 0
+  [ "${TRIREME_REQUIRE_NVCC:-0}" != 1 ]
+  exit
+fi
+
+# The backend's host code, as C++ alone: seconds, and no CI step builds it otherwise.
+host() {
+  local include=${nvcc%/bin/nvcc}/include sources
+  sources=$(git ls-files '*_cuda.cc' '*_cudnn.cc' | grep -vE '/no_cu')
+  [ -f "$include/cudnn_graph.h" ] || sources=$(grep -v _cudnn <<<"$sources")
+  # shellcheck disable=SC2086
+  if echo $sources | xargs -n 1 -P 2 "${CXX:-g++}" -std=c++20 -fsyntax-only -Wall -I. \
+      -isystem build -isystem "$include"; then
+    echo "cuda: $(wc -w <<<"$sources") C++ sources of the backend agree with the toolkit's headers"
+  else
+    echo "cuda: the backend's C++ sources do not compile" && return 1
+  fi
+}
+if [ -f build/proto/config.pb.h ]; then
+  host || failed=1
+else
+  echo "cuda: the backend's C++ sources are not read, build/ has no generated headers yet"
 fi
 
 # Registers that do not fit: KERNEL, ARCHITECTURE, at most so many bytes stored. Heads of 256 in the
@@ -82,12 +104,39 @@ for ptx in "$out"/*/*.ptx; do
        /st\.global[a-z0-9._:L]*\.(v4\.[bfu]32|v2\.[bfu]64)/ { ++s }
        /^}/ { if (name != "") print name, l, s; name = "" }' "$ptx"
 done | c++filt | sed -E 's/trireme::(gpu::)?//g; s/^void //; s/\(.*\)//' >"$out/accesses"
-awk -v both="^($both)" -v loads="^($loads)" '
-  { name = $0; sub(/ [0-9]+ [0-9]+$/, "", name); l = $(NF - 1); s = $NF }
-  name ~ both { ++seen; if (l == 0 || s == 0) { print "cuda: " name " has " l " loads and " s \
-                " stores of 16 bytes"; bad = 1 } }
-  name ~ loads { ++seen; if (l == 0) { print "cuda: " name " has no loads of 16 bytes"; bad = 1 } }
-  END { if (seen == 0) { print "cuda: no kernel of those named was found"; bad = 1 }
-        if (!bad) print "cuda: " seen " kernels move 16 bytes an access, as claimed"
-        exit bad }' "$out/accesses" || failed=1
+# Of each name in the two lists there is a kernel, and all that have it do as they claim.
+# claims FILE WHAT WHERE: lines of "kernel loads stores".
+claims() {
+  awk -v both="$both" -v loads="$loads" -v what="$2" -v where="$3" '
+    BEGIN { n = split(both, b, "|"); m = split(loads, l, "|") }
+    { name = $0; sub(/ [0-9]+ [0-9]+$/, "", name)
+      for (i = 1; i <= n; ++i) if (index(name, b[i]) == 1) {
+        ++seen; ++of_both[i]
+        if ($(NF - 1) == 0 || $NF == 0) { bad = 1
+          print "cuda: " name " has " $(NF - 1) " loads and " $NF " stores of 16 bytes" where } }
+      for (i = 1; i <= m; ++i) if (index(name, l[i]) == 1) {
+        ++seen; ++of_loads[i]
+        if ($(NF - 1) == 0) { bad = 1
+          print "cuda: " name " has no loads of 16 bytes" where } } }
+    END { for (i = 1; i <= n; ++i) if (!of_both[i]) { bad = 1; print "cuda: no kernel " b[i] where }
+          for (i = 1; i <= m; ++i) if (!of_loads[i]) { bad = 1; print "cuda: no kernel " l[i] where }
+          if (!bad) print "cuda: " seen " kernels move 16 bytes an access" where what
+          exit bad }' "$1"
+}
+claims "$out/accesses" ", as claimed" " in their PTX" || failed=1
+
+# The same of the machine code, and whether it keeps anything in local memory that was not known.
+if command -v cuobjdump >/dev/null && command -v nvdisasm >/dev/null; then
+  for arch in sm_80 sm_90a sm_100; do
+    for object in "$out"/*/out.o; do
+      cuobjdump -sass -arch $arch "$object"
+    done | awk '/Function :/ { if (name != "") print name, l, s; name = $3; l = s = 0 }
+         /LDG\.[A-Z0-9.]*(128|256)/ { ++l } /STG\.[A-Z0-9.]*(128|256)/ { ++s }
+         END { print name, l, s }' |
+      c++filt | sed -E 's/trireme::(gpu::)?//g; s/^void //; s/\(.*\)//' >"$out/sass.$arch"
+    claims "$out/sass.$arch" "" " in their SASS for $arch" || failed=1
+  done
+else
+  echo "cuda: the machine code is not looked at, cuobjdump and nvdisasm are not here"
+fi
 exit "${failed:-0}"

@@ -1,14 +1,12 @@
 #include "storage/safetensors.h"
 
-#include <nlohmann/json.hpp>
 #include <set>
 
+#include "cluster/base/json.h"
 #include "storage/stored_box.h"
 
 namespace trireme {
 namespace {
-
-using Json = nlohmann::json;
 
 constexpr int64_t kHeaderBytesMax = 100'000'000;  // as in the reference implementation
 constexpr char kSingleFile[] = "model.safetensors";
@@ -95,7 +93,7 @@ Status SafetensorsFolder::AddFile(const std::string& key, SafetensorsReader** re
 
 Status SafetensorsFolder::OpenIndex(const std::string& text) {
   const std::string place = store_.Describe(kIndexFile);
-  const Json index = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const SortedJson index = ParseSortedJson(text);
   if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
     return DataLossError(StrCat(place, ": expected a JSON object with a weight_map"));
   }
@@ -149,7 +147,7 @@ Result<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(
     ObjectStore& store, const std::string& key, const std::vector<Tensor>& tensors,
     std::map<std::string, std::string> metadata) {
   metadata.emplace("format", "pt");
-  std::string text = StrCat("{\"__metadata__\":", Json(metadata).dump());
+  std::string text = StrCat("{\"__metadata__\":", DumpJson(SortedJson(metadata)));
   std::set<std::string_view> names;
   auto result = std::unique_ptr<SafetensorsWriter>(new SafetensorsWriter);
   int64_t position = 0;
@@ -158,9 +156,10 @@ Result<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(
     result->offsets_.push_back(position);
     const int64_t end = position + ElementCount(tensor.shape) * ByteSize(tensor.dtype);
     // Keys in the order of the reference implementation, whose files come out byte for byte.
-    text += StrCat(",", Json(tensor.name).dump(), ":{\"dtype\":\"",
-                   SafetensorsDTypeName(tensor.dtype), "\",\"shape\":", Json(tensor.shape).dump(),
-                   ",\"data_offsets\":[", position, ",", end, "]}");
+    text += StrCat(",", DumpJson(SortedJson(tensor.name)), ":{\"dtype\":\"",
+                   SafetensorsDTypeName(tensor.dtype),
+                   "\",\"shape\":", DumpJson(SortedJson(tensor.shape)), ",\"data_offsets\":[",
+                   position, ",", end, "]}");
     position = end;
   }
   text += "}";

@@ -1,11 +1,9 @@
 #include "storage/token_format.h"
 
-#include <nlohmann/json.hpp>
+#include "cluster/base/json.h"
 
 namespace trireme {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 constexpr const char* kFormatName = "trireme-tokens-1";
 
@@ -57,11 +55,11 @@ std::string EncodeTokenFileRecord(const TokenFileRecord& record) {
   json["tokenizer"] = record.info.tokenizer_path;
   json["tokenizer_hash"] = record.info.tokenizer_hash;
   json["checksums"] = {{"bin", record.info.bin_checksum}, {"idx", record.info.idx_checksum}};
-  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  return DumpJson(json, 2) + "\n";
 }
 
 Result<TokenFileRecord> DecodeTokenFileRecord(const std::string& text) {
-  const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const Json json = ParseJson(text);
   if (json.is_discarded() || !json.is_object()) return DataLossError("is not a JSON object");
   TokenFileRecord record;
   try {

@@ -3,7 +3,10 @@
 namespace trireme {
 
 std::shared_ptr<Stream> SideStream(const Stream& compute) {
-  if (compute.device() == DeviceKind::kCuda) return std::make_shared<Stream>(Gpu{compute.gpu()});
+  // First: a bucket's few blocks do not wait behind all of a large product's.
+  if (compute.device() == DeviceKind::kCuda) {
+    return std::make_shared<Stream>(Gpu{compute.gpu()}, StreamPriority::kFirst);
+  }
   return std::make_shared<Stream>(1);
 }
 

@@ -22,7 +22,7 @@ void MakeCurrent(int gpu);
 // The calling thread's GPU.
 int CurrentGpu();
 
-void* CreateStream(int gpu);
+void* CreateStream(int gpu, StreamPriority priority);
 void DestroyStream(void* stream);
 void SynchronizeStream(int gpu, void* stream, const OperationLog& log);
 // Whether work of the stream is being recorded into a graph.

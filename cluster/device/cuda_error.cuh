@@ -2,8 +2,9 @@
 #pragma once
 
 #include <cuda_runtime_api.h>
-#include <glog/logging.h>
 
+#include "cluster/base/status.h"
+#include "cluster/device/device_failure.h"
 #include "cluster/device/operation_log.h"
 
 namespace trireme::cuda {
@@ -11,13 +12,13 @@ namespace trireme::cuda {
 // `wanted` says what was asked of CUDA where no operation is to blame.
 inline void Check(cudaError_t error, int gpu, const char* wanted) {
   if (error == cudaSuccess) return;
-  LOG(FATAL) << "GPU " << gpu << ": " << cudaGetErrorString(error) << " (" << wanted << ")";
+  EndByDeviceFailure(StrCat("GPU ", gpu, ": ", cudaGetErrorString(error), " (", wanted, ")"));
 }
 // An error that work of the stream may have caused.
 inline void Check(cudaError_t error, int gpu, const OperationLog& log) {
   if (error == cudaSuccess) return;
-  LOG(FATAL) << "GPU " << gpu << ": " << cudaGetErrorString(error) << ", " << log.ToString()
-             << " (TRIREME_CUDA_BLOCKING=1 names exactly one)";
+  EndByDeviceFailure(StrCat("GPU ", gpu, ": ", cudaGetErrorString(error), ", ", log.ToString(),
+                            " (TRIREME_CUDA_BLOCKING=1 names exactly one)"));
 }
 
 }  // namespace trireme::cuda

@@ -11,6 +11,8 @@
 #include <bit>
 #include <cstdint>
 
+#include "cluster/base/status.h"
+#include "cluster/device/device_failure.h"
 #include "cluster/device/dtype.h"
 
 #if defined(__CUDACC__)
@@ -47,8 +49,10 @@ void Launch(S& stream, const LaunchShape& shape, void (*kernel)(Params...), Args
 #if defined(__CUDACC__)
   kernel<<<shape.grid, shape.block, 0, static_cast<cudaStream_t>(stream.native())>>>(args...);
   const cudaError_t error = cudaGetLastError();
-  CHECK(error == cudaSuccess) << "kernel launch at " << shape.file << ":" << shape.line << ": "
-                              << cudaGetErrorString(error);
+  if (error != cudaSuccess) {
+    EndByDeviceFailure(
+        StrCat("kernel launch at ", shape.file, ":", shape.line, ": ", cudaGetErrorString(error)));
+  }
 #else
   simt::LaunchKernel(stream.native(), shape.grid, shape.block,
                      std::string(shape.file) + ":" + std::to_string(shape.line), kernel, args...);

@@ -1,9 +1,22 @@
+#include <cstdlib>
+
 #include "cluster/device/cuda_device.h"
 #include "cluster/device/cuda_error.cuh"
 
 namespace trireme::cuda {
+namespace {
+
+// Before CUDA starts: by default streams share eight queues of the GPU, where one waits behind
+// another that it has nothing to do with.
+void PrepareEnvironment() {
+  static const int done = setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0);
+  (void)done;
+}
+
+}  // namespace
 
 Result<GpuVersions> Versions() {
+  PrepareEnvironment();
   GpuVersions versions{0, 0};
   if (cudaDriverGetVersion(&versions.driver) != cudaSuccess) versions.driver = 0;
   const cudaError_t error = cudaRuntimeGetVersion(&versions.runtime);
@@ -12,6 +25,7 @@ Result<GpuVersions> Versions() {
 }
 
 Result<std::vector<GpuInfo>> Gpus() {
+  PrepareEnvironment();
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error != cudaSuccess) {

@@ -7,7 +7,7 @@ namespace trireme::cuda {
 void MakeCurrent(int) { NoCuda("a thread"); }
 int CurrentGpu() { NoCuda("memory"); }
 
-void* CreateStream(int) { NoCuda("a stream"); }
+void* CreateStream(int, StreamPriority) { NoCuda("a stream"); }
 void DestroyStream(void*) {}
 void SynchronizeStream(int, void*, const OperationLog&) {}
 bool IsCapturing(void*) { return false; }

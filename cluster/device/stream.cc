@@ -112,11 +112,11 @@ struct Stream::Pool {
 
 Stream::Stream(int threads) : pool_(std::make_unique<Pool>(std::max(1, threads))) {}
 
-Stream::Stream(Gpu gpu) : gpu_(std::make_unique<GpuState>()) {
+Stream::Stream(Gpu gpu, StreamPriority priority) : gpu_(std::make_unique<GpuState>()) {
   const char* blocking = std::getenv("TRIREME_CUDA_BLOCKING");
   gpu_->ordinal = gpu.ordinal;
   gpu_->blocking = blocking != nullptr && std::string_view(blocking) == "1";
-  gpu_->stream = cuda::CreateStream(gpu.ordinal);
+  gpu_->stream = cuda::CreateStream(gpu.ordinal, priority);
 }
 
 Stream::~Stream() {

@@ -35,6 +35,9 @@ struct Gpu {
   int ordinal = 0;
 };
 
+// Whose blocks a GPU starts first when there is room for some.
+enum class StreamPriority { kOrdinary, kFirst };
+
 // A point in a stream's order; other streams and the host can wait for it. A default one, and one
 // of a CPU stream, is always reached. Copies share the point.
 class StreamEvent {
@@ -61,7 +64,7 @@ class Stream {
   explicit Stream(int threads);
   // An order of work of its own on a GPU, which becomes the calling thread's GPU (Buffers are made
   // there). The process ends with one line where there is no such GPU; Gpus() tells first.
-  explicit Stream(Gpu gpu);
+  explicit Stream(Gpu gpu, StreamPriority priority = StreamPriority::kOrdinary);
   // Waits for the work.
   ~Stream();
   Stream(const Stream&) = delete;

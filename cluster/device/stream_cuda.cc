@@ -39,12 +39,16 @@ int CurrentGpu() {
   return current_gpu;
 }
 
-void* CreateStream(int gpu) {
+void* CreateStream(int gpu, StreamPriority priority) {
   MakeCurrent(gpu);
   KeepPool(gpu);
+  int least = 0, greatest = 0;
+  Check(cudaDeviceGetStreamPriorityRange(&least, &greatest), gpu, "asking for priorities");
   cudaStream_t stream;
   // Never behind the legacy stream, which would tie side streams together.
-  Check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), gpu, "making a stream");
+  Check(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking,
+                                     priority == StreamPriority::kFirst ? greatest : least),
+        gpu, "making a stream");
   return stream;
 }
 
@@ -111,6 +115,10 @@ void* EndCapture(int gpu, void* stream, const OperationLog& log) {
   cudaGraphExec_t exec;
   Check(cudaGraphInstantiate(&exec, graph, 0), gpu, log);
   cudaGraphDestroy(graph);
+  // The recording has scratch memory of its own; what the same steps took before goes back.
+  cudaMemPool_t pool;
+  Check(cudaDeviceGetDefaultMemPool(&pool, gpu), gpu, "asking for the memory pool");
+  Check(cudaMemPoolTrimTo(pool, 0), gpu, "giving memory back");
   return exec;
 }
 

@@ -121,6 +121,65 @@ TEST_F(CudaProgramTest, AutoTakesTheGpuThatIsThere) {
   EXPECT_THAT(place_.Read("gpu/config.yaml"), HasSubstr("device: cuda"));
 }
 
+TEST_F(CudaProgramTest, DoctorSaysWhatTheGpusAreAndLack) {
+  const std::string two = "env TRIREME_SIMT_DEVICES=2 TRIREME_NCCL_LIBRARY='" FAKE_NCCL "'";
+  const Outcome text = place_.Run("doctor", two);
+  ASSERT_EQ(text.exit_code, 0) << text.err;
+  for (const char* line :
+       {"gpu           0: SIMT", "gpu           1: SIMT", "peers", "toolkit",
+        "products      the CPU's products", "attention     this build has no cuDNN", "nccl  "}) {
+    EXPECT_THAT(text.out, HasSubstr(line));
+  }
+  EXPECT_THAT(text.out, HasSubstr("attention runs on the program's own kernel"));
+  const Outcome outcome = place_.Run("doctor --json", two);
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  const auto cuda = nlohmann::json::parse(outcome.out)["cuda"];
+  EXPECT_TRUE(cuda["why_not"].is_null());
+  ASSERT_EQ(cuda["gpus"].size(), 2u);
+  for (int g = 0; g < 2; ++g) {
+    EXPECT_EQ(cuda["gpus"][g]["ordinal"], g);
+    EXPECT_GT(cuda["gpus"][g]["memory_bytes"].get<int64_t>(), 0);
+    EXPECT_EQ(cuda["gpus"][g]["peers"].size(), 2u);
+    EXPECT_TRUE(cuda["gpus"][g]["nics"].is_array());
+  }
+  EXPECT_EQ(cuda["has_nccl"], true);
+  EXPECT_EQ(cuda["has_attention"], false);
+}
+
+// Ranks with a GPU and ranks without one in one job: refused before anything starts.
+TEST_F(CudaProgramTest, MixedMachinesAreRefusedWithOneLine) {
+  if (std::string(TRIREME_MPIEXEC).empty()) return;
+  place_.Write("mixed.sh",
+               "[ \"$OMPI_COMM_WORLD_RANK\" = 2 ] && { shift; exec '" TRIREME_CPU_PROGRAM
+               "' \"$@\"; }\nexec \"$@\"\n");
+  const Outcome outcome = Train("--set layout.data=2", Mpirun(3) + " sh mixed.sh");
+  EXPECT_EQ(outcome.exit_code, 2);
+  EXPECT_THAT(outcome.err, HasSubstr("trireme train: device: cuda: rank 2 on "));
+  EXPECT_THAT(outcome.err, HasSubstr("has no GPU: "));
+  EXPECT_FALSE(place_.Exists("gpu"));
+}
+
+// An error of the device is for good: the process ends at once and says in one line what failed.
+TEST_F(CudaProgramTest, AnErrorOfTheDeviceEndsTheProcessWithOneLine) {
+  // At several moments: while it measures and loads, in a step, in a later one.
+  for (const char* waits : {"1", "20", "40"}) {
+    const Outcome outcome = Train("--fresh --set run.dir=ends" + std::string(waits),
+                                  std::string("env TRIREME_SIMT_ERROR=") + waits);
+    EXPECT_EQ(outcome.exit_code, 1) << waits;
+    const size_t at = outcome.err.find("trireme: GPU 0: an illegal memory access");
+    ASSERT_NE(at, std::string::npos) << waits << ": " << outcome.err;
+    EXPECT_EQ(Lines(outcome.err.substr(at)), 1) << outcome.err;
+    EXPECT_THAT(outcome.err, testing::Not(HasSubstr("***"))) << "a stack trace";
+    EXPECT_THAT(outcome.err, HasSubstr("TRIREME_CUDA_BLOCKING=1 names exactly one"));
+    EXPECT_THAT(Log("ends" + std::string(waits)), HasSubstr("an illegal memory access"));
+  }
+  // The run itself is as good as before.
+  ASSERT_EQ(Train("").exit_code, 0);
+  const Outcome resumed = Train("--set run.dir=ends40");
+  EXPECT_EQ(resumed.exit_code, 0) << resumed.err;
+  EXPECT_EQ(Hash("ends40"), Hash("gpu"));
+}
+
 TEST_F(CudaProgramTest, WithoutAGpuOneLineSaysWhy) {
   place_.Write("cpu.sh", "shift; exec '" TRIREME_CPU_PROGRAM "' \"$@\"\n");
   const Outcome outcome = Train("", "sh cpu.sh");

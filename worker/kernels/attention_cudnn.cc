@@ -18,6 +18,7 @@
 #include "cluster/device/cuda_error.cuh"
 #include "worker/kernels/attention_plan.h"
 #include "worker/kernels/cuda_kernels.h"
+#include "worker/kernels/gpu_libraries.h"
 #include "worker/kernels/stream_scratch.cuh"
 
 namespace trireme::cuda {
@@ -148,9 +149,6 @@ const cudnn::Plan* Library::PlanOf(const AttentionProblem& problem) {
     auto made = Make(problem);
     if (made.ok()) {
       found->second = std::make_unique<Kept>(std::move(*made));
-    } else if (made.status().code() == StatusCode::kNotFound) {
-      VLOG(1) << "attention of " << problem.length
-              << " positions runs on the own kernel: " << made.status().message();
     } else {
       LOG(WARNING) << "attention of " << problem.length << " positions, " << problem.query_heads
                    << " heads of " << problem.head_dim
@@ -247,3 +245,13 @@ bool FusedAttentionBackward(Stream& stream, const Heads& dout, const Heads& q, c
 }
 
 }  // namespace trireme::cuda
+
+namespace trireme {
+
+Result<std::string> GpuAttentionLibrary() {
+  ASSIGN_OR_RETURN(const cudnn::Api* api, cudnn::Load());
+  return StrCat("cuDNN ", api->version / 10000, ".", api->version / 100 % 100, ".",
+                api->version % 100, ", ", api->path);
+}
+
+}  // namespace trireme

@@ -17,6 +17,7 @@
 #include "cluster/device/cuda_error.cuh"
 #include "worker/kernels/algorithm_cache.h"
 #include "worker/kernels/cuda_kernels.h"
+#include "worker/kernels/gpu_libraries.h"
 #include "worker/kernels/stream_scratch.cuh"
 
 namespace trireme::cuda {
@@ -363,3 +364,12 @@ void MatMulGeluBackward(Stream& stream, const Matrix& dy, const Matrix& b, Trans
 }
 
 }  // namespace trireme::cuda
+
+namespace trireme {
+
+Result<std::string> GpuProductLibrary() {
+  const size_t version = cublasLtGetVersion();
+  return StrCat("cuBLASLt ", version / 10000, ".", version / 100 % 100, ".", version % 100);
+}
+
+}  // namespace trireme

@@ -1,6 +1,7 @@
 #include "cluster/device/no_cuda.h"
 
 #include "worker/kernels/cuda_kernels.h"
+#include "worker/kernels/gpu_libraries.h"
 
 namespace trireme::cuda {
 
@@ -92,3 +93,9 @@ void MatMulGeluBackward(Stream&, const Matrix&, const Matrix&, Transpose, const 
 }
 
 }  // namespace trireme::cuda
+
+namespace trireme {
+
+Result<std::string> GpuProductLibrary() { return NotBuiltError("this build has no CUDA"); }
+
+}  // namespace trireme

@@ -1,4 +1,5 @@
 #include "worker/kernels/cuda_kernels.h"
+#include "worker/kernels/gpu_libraries.h"
 
 namespace trireme::cuda {
 
@@ -14,3 +15,9 @@ bool FusedAttentionBackward(Stream&, const Heads&, const Heads&, const Heads&, c
 }
 
 }  // namespace trireme::cuda
+
+namespace trireme {
+
+Result<std::string> GpuAttentionLibrary() { return NotBuiltError("this build has no cuDNN"); }
+
+}  // namespace trireme

@@ -23,7 +23,7 @@ struct NormSize {
 // Rows a partial sum of dweight and dbias, which are a block's: enough blocks to fill a GPU, and
 // few enough for their sums to be cheap.
 inline int NormRowsOfBlock(int64_t rows) {
-  constexpr int64_t kBlocks = 1024, kFewest = 8, kMost = 64;
+  constexpr int64_t kBlocks = 640, kFewest = 8, kMost = 64;
   const int64_t even = (rows + kBlocks - 1) / kBlocks;
   return static_cast<int>(even < kFewest ? kFewest : even > kMost ? kMost : even);
 }

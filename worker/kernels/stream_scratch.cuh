@@ -3,6 +3,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include "cluster/base/status.h"
+#include "cluster/device/device_failure.h"
 #include "cluster/device/stream.h"
 
 namespace trireme::gpu {
@@ -17,8 +19,10 @@ class StreamScratch {
     if (count == 0) return;
     void* memory = nullptr;
     const cudaError_t error = cudaMallocAsync(&memory, count * sizeof(T), stream_);
-    CHECK(error == cudaSuccess) << "scratch memory of " << count * sizeof(T)
-                                << " bytes: " << cudaGetErrorString(error);
+    if (error != cudaSuccess) {
+      EndByDeviceFailure(StrCat("GPU ", stream.gpu(), ": scratch memory of ", count * sizeof(T),
+                                " bytes: ", cudaGetErrorString(error)));
+    }
     data_ = static_cast<T*>(memory);
   }
   // An error is sticky: the next call on the stream tells it.

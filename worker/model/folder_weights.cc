@@ -1,8 +1,8 @@
 // Models in folders: checkpoints of runs, and Hugging Face's layout.
 #include <filesystem>
 #include <map>
-#include <nlohmann/json.hpp>
 
+#include "cluster/base/json.h"
 #include "proto/config.pb.h"
 #include "proto/manifest.pb.h"
 #include "storage/safetensors.h"
@@ -13,7 +13,6 @@ namespace trireme {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::json;
 
 std::byte* Bytes(float* out) { return reinterpret_cast<std::byte*>(out); }
 
@@ -81,11 +80,11 @@ std::vector<int32_t> EndIds(const ObjectStore& store, const proto::ModelConfig& 
   std::vector<int32_t> ids;
   const Result<std::string> text = ReadObject(store, "generation_config.json", 1 << 20);
   if (text.ok()) {
-    const Json json = Json::parse(*text, nullptr, /*allow_exceptions=*/false);
+    const SortedJson json = ParseSortedJson(*text);
     if (json.is_object() && json.contains("eos_token_id")) {
-      const Json& eos = json["eos_token_id"];
-      const Json list = eos.is_array() ? eos : Json::array({eos});
-      for (const Json& id : list) {
+      const SortedJson& eos = json["eos_token_id"];
+      const SortedJson list = eos.is_array() ? eos : SortedJson::array({eos});
+      for (const SortedJson& id : list) {
         if (id.is_number_integer()) ids.push_back(id.get<int32_t>());
       }
     }
@@ -103,9 +102,9 @@ std::map<std::string, int64_t> AddedTokens(const std::string& path) {
   const Result<std::string> text =
       ReadObject(*NewLocalStore(fs::path(path).parent_path().string()), "tokenizer.json");
   if (!text.ok()) return tokens;
-  const Json json = Json::parse(*text, nullptr, /*allow_exceptions=*/false);
+  const SortedJson json = ParseSortedJson(*text);
   if (!json.is_object() || !json.contains("added_tokens")) return tokens;
-  for (const Json& token : json["added_tokens"]) {
+  for (const SortedJson& token : json["added_tokens"]) {
     if (token.is_object() && token.contains("id") && token["id"].is_number_integer() &&
         token.contains("content") && token["content"].is_string()) {
       tokens[token["content"].get<std::string>()] = token["id"].get<int64_t>();

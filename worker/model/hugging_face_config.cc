@@ -3,15 +3,14 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <nlohmann/json.hpp>
 
+#include "cluster/base/json.h"
 #include "proto/config.pb.h"
 #include "worker/model/model_config.h"
 
 namespace trireme {
 namespace {
 
-using Json = nlohmann::ordered_json;
 using google::protobuf::FieldDescriptor;
 
 const std::map<std::string_view, std::string_view>& Aliases() {
@@ -88,7 +87,7 @@ bool HasWord(std::string_view words, std::string_view word) {
 
 // For messages. Objects and arrays may be long or deep: their kind says enough.
 std::string ShortJson(const Json& value) {
-  return value.is_structured() ? value.type_name() : value.dump().substr(0, 80);
+  return value.is_structured() ? value.type_name() : DumpJson(value).substr(0, 80);
 }
 
 std::optional<ConfigProblem> WrongType(std::string_view key, const Json& value,
@@ -202,7 +201,7 @@ std::optional<ConfigProblem> CheckForeignModelKey(std::string_view key,
 }
 
 Result<proto::ModelConfig> ParseHuggingFaceConfig(std::string_view json, const std::string& path) {
-  const Json root = Json::parse(json.begin(), json.end(), nullptr, /*allow_exceptions=*/false);
+  const Json root = ParseJson(json);
   if (root.is_discarded()) return DataLossError(StrCat(path, ": not valid JSON"));
   if (!root.is_object()) return DataLossError(StrCat(path, ": expected a JSON object"));
   if (!root.contains("model_type") || !root["model_type"].is_string()) {
@@ -281,7 +280,7 @@ std::string ToHuggingFaceConfigJson(const proto::ModelConfig& c, const std::stri
   // "torch_dtype" is what transformers before 4.56 reads; later ones take either.
   j["torch_dtype"] = dtype;
   j["use_cache"] = true;
-  return j.dump(2) + "\n";
+  return DumpJson(j, 2) + "\n";
 }
 
 }  // namespace trireme

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 
+#include "cluster/base/json.h"
 #include "proto/config.pb.h"
 #include "storage/element_conversion.h"
 #include "storage/safetensors.h"
@@ -14,7 +14,6 @@ namespace trireme {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::ordered_json;
 
 constexpr int64_t kBlockElements = 16 << 20;
 
@@ -109,7 +108,7 @@ Status WriteWeights(const WeightSource& source, const HuggingFaceExportOptions& 
     RETURN_IF_ERROR(WriteFile(source, shards[i], report->dtype, key, store));
     for (const TensorInfo& tensor : shards[i]) index["weight_map"][tensor.name] = key;
   }
-  return PutText(store, "model.safetensors.index.json", index.dump(2) + "\n");
+  return PutText(store, "model.safetensors.index.json", DumpJson(index, 2) + "\n");
 }
 
 std::string GenerationConfig(const WeightSource& source) {
@@ -119,7 +118,7 @@ std::string GenerationConfig(const WeightSource& source) {
   if (config.bos_token_id() >= 0) json["bos_token_id"] = config.bos_token_id();
   if (config.eos_token_id() >= 0) json["eos_token_id"] = config.eos_token_id();
   if (config.pad_token_id() >= 0) json["pad_token_id"] = config.pad_token_id();
-  return json.dump(2) + "\n";
+  return DumpJson(json, 2) + "\n";
 }
 
 Status CopyFile(const fs::path& from, const std::string& key, ObjectStore& store) {
@@ -147,7 +146,7 @@ std::string AddedToken(const Json& tokenizer, int64_t id) {
 // Without a tokenizer_config.json, transformers would guess the class from the model's family.
 Status WriteTokenizerConfig(const WeightSource& source, const std::string& tokenizer_text,
                             ObjectStore& store) {
-  const Json tokenizer = Json::parse(tokenizer_text, nullptr, /*allow_exceptions=*/false);
+  const Json tokenizer = ParseJson(tokenizer_text);
   const proto::ModelConfig& config = source.config();
   Json json;
   json["tokenizer_class"] = "PreTrainedTokenizerFast";
@@ -157,7 +156,7 @@ Status WriteTokenizerConfig(const WeightSource& source, const std::string& token
   const std::string eos = AddedToken(tokenizer, config.eos_token_id());
   if (!bos.empty()) json["bos_token"] = bos;
   if (!eos.empty()) json["eos_token"] = eos;
-  return PutText(store, "tokenizer_config.json", json.dump(2) + "\n");
+  return PutText(store, "tokenizer_config.json", DumpJson(json, 2) + "\n");
 }
 
 Status WriteTokenizer(const WeightSource& source, bool has_tokenizer, ObjectStore& store) {

@@ -1,10 +1,10 @@
 #include "worker/text/cleaner.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <thread>
 #include <utility>
 
+#include "cluster/base/json.h"
 #include "worker/text/charset.h"
 #include "worker/text/ordered_pipeline.h"
 
@@ -144,7 +144,6 @@ Result<CleanReport> CleanCorpus(
 }
 
 std::string CleanReport::ToJson(int indent) const {
-  using Json = nlohmann::ordered_json;
   const auto tally = [](const Tally& count) {
     return Json{{"documents", count.documents}, {"characters", count.characters}};
   };
@@ -162,7 +161,7 @@ std::string CleanReport::ToJson(int indent) const {
     json["changed"][TextChangeName(static_cast<TextChange>(i))] = tally(changed[i]);
   }
   json["duplicate_index_bytes"] = duplicate_index_bytes;
-  return json.dump(indent);
+  return DumpJson(json, indent);
 }
 
 }  // namespace trireme

@@ -6,10 +6,10 @@
 #include <chrono>
 #include <cmath>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <thread>
 #include <utility>
 
+#include "cluster/base/json.h"
 #include "storage/token_file_writer.h"
 #include "worker/text/ordered_pipeline.h"
 #include "worker/text/unicode_clean.h"
@@ -179,7 +179,7 @@ double PackReport::megabytes_per_second() const {
 }
 
 std::string PackReport::ToJson() const {
-  nlohmann::ordered_json json;
+  Json json;
   json["documents"] = documents;
   json["documents_empty"] = documents_empty;
   json["tokens"] = tokens;
@@ -190,7 +190,7 @@ std::string PackReport::ToJson() const {
   json["megabytes_per_second"] = megabytes_per_second();
   json["files"] = names;
   json["tokenizer_copy"] = tokenizer_copy;
-  return json.dump();
+  return DumpJson(json);
 }
 
 }  // namespace trireme

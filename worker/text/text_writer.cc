@@ -4,8 +4,8 @@
 #include <archive_entry.h>
 
 #include <cerrno>
-#include <nlohmann/json.hpp>
 
+#include "cluster/base/json.h"
 #include "storage/output_file.h"
 #include "worker/text/byte_stream.h"
 #include "worker/text/record_reader.h"
@@ -13,8 +13,6 @@
 
 namespace trireme {
 namespace {
-
-using Json = nlohmann::json;
 
 void AppendJsonString(std::string_view text, std::string* out) {
   // Most strings need few escapes; what is not UTF-8 takes the library's way.
@@ -45,7 +43,7 @@ void AppendJsonString(std::string_view text, std::string* out) {
 
 void AppendJson(std::string_view text, std::string* out) {
   if (IsValidUtf8(text)) return AppendJsonString(text, out);
-  *out += Json(std::string(text)).dump(-1, ' ', false, Json::error_handler_t::replace);
+  *out += DumpJson(SortedJson(std::string(text)));
 }
 
 class JsonlWriter : public TextWriter {

@@ -1,9 +1,9 @@
 // Writing of Hugging Face's tokenizer.json.
 #include <algorithm>
 #include <cstdio>
-#include <nlohmann/json.hpp>
 #include <tuple>
 
+#include "cluster/base/json.h"
 #include "storage/output_file.h"
 #include "worker/text/byte_level.h"
 #include "worker/text/pretokenize.h"
@@ -11,8 +11,6 @@
 
 namespace trireme {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 constexpr const char* kSpaceMark = "\xe2\x96\x81";
 
@@ -182,7 +180,7 @@ Status WriteTokenizerJson(const BpeDefinition& definition, const std::string& pa
   root["decoder"] = DecoderOf(definition);
   root["model"] = ModelOf(definition, spellings);
   ASSIGN_OR_RETURN(auto file, OutputFile::Create(path));
-  RETURN_IF_ERROR(file->Write(root.dump(1, ' ', false, Json::error_handler_t::replace) + "\n"));
+  RETURN_IF_ERROR(file->Write(DumpJson(root, 1) + "\n"));
   return file->Commit();
 }
 

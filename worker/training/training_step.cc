@@ -61,7 +61,7 @@ Status TrainingStep::RunWholeStep() {
 }
 
 Status TrainingStep::RunRecorded(const std::function<Status()>& body) {
-  const auto [at, is_new] = recordings_.try_emplace(Addresses());
+  const auto [at, is_new] = recordings_.try_emplace(Now());
   // The first time, libraries choose algorithms and set up workspaces.
   if (is_new) return body();
   if (at->second == nullptr) {
@@ -100,11 +100,14 @@ Result<double> TrainingStep::RunUpdate(AdamWStep step) {
   return norm;
 }
 
-// All that a recording has by address and that can be elsewhere in another step.
-std::vector<const void*> TrainingStep::Addresses() const {
-  std::vector<const void*> addresses = options_.store->Addresses();
-  for (const MicrobatchId id : ids()) addresses.push_back(options_.source(id).ids.data());
-  return addresses;
+TrainingStep::RecordedFor TrainingStep::Now() const {
+  RecordedFor now{options_.store->Addresses(), {}};
+  for (const MicrobatchId id : ids()) {
+    const Microbatch& microbatch = options_.source(id);
+    now.addresses.push_back(microbatch.ids.data());
+    now.scales.push_back(microbatch.gradient_scale);
+  }
+  return now;
 }
 
 }  // namespace trireme

@@ -54,7 +54,13 @@ class TrainingStep {
   Status RunPasses() { return options_.executor->RunStep(*options_.stage, ids()); }
   Status RunRecorded(const std::function<Status()>& body);
   Result<double> RunUpdate(AdamWStep step);
-  std::vector<const void*> Addresses() const;
+  // All that a recording holds and that can be otherwise in another step.
+  struct RecordedFor {
+    std::vector<const void*> addresses;
+    std::vector<double> scales;  // of the microbatches' gradients
+    auto operator<=>(const RecordedFor&) const = default;
+  };
+  RecordedFor Now() const;
   const std::vector<MicrobatchId>& ids() const { return options_.store->microbatches(); }
   void SetPhase(const char* phase) const {
     if (options_.phase) options_.phase(phase);
@@ -64,8 +70,8 @@ class TrainingStep {
   Buffer given_;    // StepNumbers, pinned: what the host has to say
   Buffer numbers_;  // on the device
   Buffer made_;     // pinned: what the device says
-  // By addresses; null where a step was run and not yet recorded.
-  std::map<std::vector<const void*>, std::unique_ptr<Recording>> recordings_;
+  // Null where a step was run and not yet recorded.
+  std::map<RecordedFor, std::unique_ptr<Recording>> recordings_;
   int64_t replayed_ = 0;
 };
 

@@ -28,6 +28,13 @@ std::atomic<int> device_count{[] {
   return devices == nullptr ? 1 : std::max(1, std::atoi(devices));
 }()};
 
+// TRIREME_SIMT_ERROR=N: the N-th wait for a stream finds that a kernel has touched memory that is
+// not its own.
+std::atomic<int64_t> waits_until_error{[] {
+  const char* text = std::getenv("TRIREME_SIMT_ERROR");
+  return text == nullptr ? int64_t{0} : int64_t{std::atoi(text)};
+}()};
+
 // Pinned host memory, by its start.
 std::mutex pinned_mutex;
 std::map<const char*, size_t>& Pinned() {
@@ -124,6 +131,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "invalid resource handle";
     case cudaErrorNotReady:
       return "device not ready";
+    case cudaErrorIllegalAddress:
+      return "an illegal memory access was encountered";
     case cudaErrorStreamCaptureUnsupported:
       return "operation not permitted when stream is capturing";
     case cudaErrorStreamCaptureInvalidated:
@@ -230,6 +239,9 @@ cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribut
   if (pool == nullptr || value == nullptr || !known) return Fail(cudaErrorInvalidValue);
   return cudaSuccess;
 }
+cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, size_t) {
+  return pool == nullptr ? Fail(cudaErrorInvalidValue) : cudaSuccess;
+}
 cudaError_t cudaMallocAsync(void** p, size_t bytes, cudaStream_t) { return cudaMalloc(p, bytes); }
 cudaError_t cudaFreeAsync(void* p, cudaStream_t handle) {
   Queues& queues = Queues::Get();
@@ -318,7 +330,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
   if (stream == nullptr) return Fail(cudaErrorInvalidResourceHandle);
   if (const cudaError_t error = RefuseInCapture(stream.get())) return error;
   Queues::Get().Drain(stream);
-  return cudaSuccess;
+  return waits_until_error.fetch_sub(1) == 1 ? Fail(cudaErrorIllegalAddress) : cudaSuccess;
 }
 cudaError_t cudaStreamQuery(cudaStream_t handle) {
   const auto stream = Queues::Get().Find(handle);
