@@ -103,6 +103,8 @@ class NgramCounts {
 };
 
 // The weight of the bigram that makes `ids` likeliest: expectation maximisation over two sources.
+// At most n / (n + 1) of n pairs: text that repeats itself would bring the weight to 1, and then
+// one pair that never stood in it makes the perplexity infinite.
 double ChooseWeight(const NgramCounts& counts, std::span<const int32_t> ids) {
   std::vector<std::pair<double, double>> probabilities;
   for (size_t i = 0; i + 1 < ids.size(); ++i) {
@@ -116,7 +118,8 @@ double ChooseWeight(const NgramCounts& counts, std::span<const int32_t> ids) {
     }
     weight = share / static_cast<double>(probabilities.size());
   }
-  return weight;
+  const auto pairs = static_cast<double>(probabilities.size());
+  return std::min(weight, pairs / (pairs + 1));
 }
 
 Result<std::vector<int32_t>> ReadAll(const TokenStream& stream, int64_t vocab_size,

@@ -44,8 +44,10 @@ Result<PerplexityResult> EvaluatePerplexity(LanguageModel* model, const TokenStr
 struct NgramResult {
   double unigram_perplexity = 0;  // add-one
   double bigram_perplexity = 0;   // interpolated with the unigram
-  double bigram_weight = 0;       // chosen on the last tenth of the training stream
-  int64_t tokens = 0;             // predicted: all of the validation stream but its first
+  // Chosen on the last tenth of the training stream; at most n / (n + 1), n being its pairs, so
+  // that a pair never seen keeps a probability.
+  double bigram_weight = 0;
+  int64_t tokens = 0;  // predicted: all of the validation stream but its first
 };
 // kDataLoss: streams too short, or an id that is not below vocab_size.
 Result<NgramResult> EvaluateNgrams(const TokenStream& train, const TokenStream& validation,
