@@ -43,15 +43,16 @@ class LoadedModel {
   std::unique_ptr<LanguageModel> model_;
 };
 
-// Token i < 256 is byte i; 256 is <|endoftext|>.
-inline std::unique_ptr<Tokenizer> ByteTokenizer() {
+// Token i < 256 is byte i; 256 is <|endoftext|>; then come `words`, which Encode never gives.
+inline std::unique_ptr<Tokenizer> ByteTokenizer(const std::vector<std::string>& words = {}) {
   BpeDefinition definition;
   for (int i = 0; i < 256; ++i) {
     definition.tokens.push_back(std::string(1, static_cast<char>(i)));
     definition.byte_ids[i] = i;
   }
   definition.tokens.push_back("<|endoftext|>");
-  definition.present.assign(257, true);
+  definition.tokens.insert(definition.tokens.end(), words.begin(), words.end());
+  definition.present.assign(definition.tokens.size(), true);
   definition.added.push_back({.id = 256, .content = "<|endoftext|>"});
   definition.end_of_text = 256;
   return MakeBpeTokenizer(std::move(definition), "bytes").value();

@@ -36,12 +36,15 @@ class TextStream {
     const size_t before = text_.size();
     text_ += begins_text_ ? tokenizer_->Decode({&id, 1}) : tokenizer_->TokenBytes(id);
     begins_text_ = false;
+    // Several may have become whole with this token: the text ends before the first of them.
+    size_t end = std::string::npos;
     for (const std::string& stop : options_.stop) {
       const size_t from = before > stop.size() ? before - stop.size() : 0;
-      const size_t at = text_.find(stop, from);
-      if (at == std::string::npos) continue;
-      text_.resize(at);
-      Emit(text_.size());
+      end = std::min(end, text_.find(stop, from));
+    }
+    if (end != std::string::npos) {
+      text_.resize(end);
+      Emit(end);
       return true;
     }
     Emit(Certain());
