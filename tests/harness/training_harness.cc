@@ -42,7 +42,10 @@ class Batches {
       };
       data.ids = place(batch.ids);
       data.labels = place(batch.labels);
-      data.places.positions = place(positions_);
+      data.places.positions = place(batch.positions.empty() ? positions_ : batch.positions);
+      if (!batch.document_starts.empty()) {
+        data.places.document_starts = place(batch.document_starts);
+      }
       data.gradient_scale = 1.0 / static_cast<double>(labels);
       data_.push_back(data);
     }

@@ -16,6 +16,8 @@ namespace trireme {
 struct HarnessBatch {
   std::vector<int32_t> ids;     // [B, T]
   std::vector<int32_t> labels;  // [B, T], kNoLabel where there is none
+  // [B, T]; empty: a sequence is one document.
+  std::vector<int32_t> positions, document_starts;
 };
 
 struct HarnessOptions {
