@@ -113,6 +113,7 @@ struct Coordinator {
     options.run_dir = run.config->run().dir();
     options.spares = spares;
     options.start_step = run.start_step;
+    options.label_tokens = run.label_tokens;
     options.checkpoint_to_load = run.checkpoint;
     options.checkpoints = run.checkpoints;
     options.promises_ended = run.promises_ended;

@@ -37,6 +37,7 @@ struct CoordinatorServerOptions {
   std::string run_dir;
   int spares = 0;                           // ranks of the world beyond the workers
   int64_t start_step = 0;                   // of the checkpoint to go on from
+  int64_t label_tokens = 0;                 // by that checkpoint, of the steps done
   std::string checkpoint_to_load;           // empty for a new run
   std::vector<int64_t> checkpoints;         // steps that exist and verify, ascending
   std::vector<std::string> promises_ended;  // see CoordinatorOptions

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "cluster/base/checksum.h"
+#include "coordinator/json_fields.h"
 
 namespace trireme {
 namespace {
@@ -20,11 +21,18 @@ std::optional<JournalRecord> Decode(const std::string& line) {
   const auto json = nlohmann::json::parse(text, nullptr, false);
   if (!json.is_object()) return std::nullopt;
   JournalRecord record;
-  record.kind = json.value("kind", "");
-  record.generation = json.value("generation", uint64_t{0});
-  record.step = json.value("step", int64_t{0});
-  record.reason = json.value("reason", "");
-  if (json.contains("exit_code")) record.exit_code = json.value("exit_code", 1);
+  const std::optional<std::string> kind = TextField(json, "kind");
+  const std::optional<std::string> reason = TextField(json, "reason");
+  const std::optional<int64_t> generation = IntegerField(json, "generation");
+  const std::optional<int64_t> step = IntegerField(json, "step");
+  if (!kind || !reason || !generation || !step) return std::nullopt;
+  record.kind = *kind;
+  record.generation = static_cast<uint64_t>(*generation);
+  record.step = *step;
+  record.reason = *reason;
+  if (json.contains("exit_code")) {
+    record.exit_code = static_cast<int>(IntegerField(json, "exit_code").value_or(1));
+  }
   return record;
 }
 
@@ -48,18 +56,14 @@ Result<std::vector<JournalRecord>> ReadJournal(const std::string& run_dir) {
   std::ifstream file(JournalPath(run_dir));
   std::string line;
   int number = 0;
-  int bad = 0;
   while (std::getline(file, line)) {
     ++number;
-    if (bad != 0) {
-      return DataLossError(
-          StrCat(JournalPath(run_dir), ": line ", bad, " is damaged, and not the last one"));
-    }
     auto record = Decode(line);
     if (record) {
       records.push_back(std::move(*record));
-    } else {
-      bad = number;
+    } else if (!file.eof()) {  // with its line end, so it was once whole
+      return DataLossError(StrCat(JournalPath(run_dir), ": line ", number,
+                                  " is damaged: expected its checksum and a record"));
     }
   }
   return records;

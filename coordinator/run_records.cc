@@ -10,6 +10,8 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "coordinator/json_fields.h"
+
 namespace trireme {
 namespace {
 
@@ -86,15 +88,15 @@ Result<MetricsSoFar> CutMetrics(const std::string& run_dir, int64_t step) {
   bool cut = false;
   while (std::getline(file, line)) {
     const auto json = nlohmann::json::parse(line, nullptr, false);
-    const bool whole = json.is_object() && json.contains("step") && json["step"].is_number();
-    if (file.eof() || !whole || json["step"].get<int64_t>() > step) {
+    const std::optional<int64_t> of_step = IntegerField(json, "step");
+    const std::optional<int64_t> tokens = IntegerField(json, "tokens");
+    const bool whole = of_step && (tokens || !json.contains("tokens"));
+    if (file.eof() || !whole || *of_step > step) {
       cut = true;
       continue;
     }
-    if (json.contains("tokens")) so_far.label_tokens = json.value("tokens", int64_t{0});
-    if (json.contains("validation_loss")) {
-      so_far.validated_last = json["step"].get<int64_t>() == step;
-    }
+    if (tokens) so_far.label_tokens = *tokens;
+    if (json.contains("validation_loss")) so_far.validated_last = *of_step == step;
     kept += line + "\n";
   }
   file.close();

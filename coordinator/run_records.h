@@ -19,8 +19,8 @@ struct MetricsSoFar {
   bool validated_last = false;  // there is a validation line of `step`
 };
 
-// Cuts the lines of steps above `step` from RUN_DIR/metrics.jsonl (all are written again later), a
-// torn line among them, and says what the others hold. No file: nothing.
+// Cuts the lines of steps above `step` from RUN_DIR/metrics.jsonl (all are written again later) and
+// torn or damaged ones, and says what the others hold. No file: nothing.
 Result<MetricsSoFar> CutMetrics(const std::string& run_dir, int64_t step);
 
 }  // namespace trireme

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "coordinator/journal.h"
+#include "coordinator/json_fields.h"
 #include "coordinator/run_lock.h"
 
 namespace trireme {
@@ -15,7 +16,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 // Calls `use(line, json)` for each whole line of the file's last `bytes_max` bytes that is an
-// object.
+// object. Damaged lines are passed over: what else the folder says is still worth showing.
 template <typename Use>
 void ForLastLines(const std::string& path, int64_t bytes_max, Use use) {
   std::ifstream file(path, std::ios::binary | std::ios::ate);
@@ -73,9 +74,11 @@ Result<RunStatus> ReadRunStatus(const std::string& run_dir, int events_max) {
   // Whole, because the members stand in a start event that may be far back.
   ForLastLines(run_dir + "/events.jsonl", INT64_MAX,
                [&](const std::string& line, const Json& json) {
+                 const std::optional<std::string> kind = TextField(json, "kind");
+                 if (!kind) return;
                  events.push_back(line);
                  if (static_cast<int>(events.size()) > events_max) events.pop_front();
-                 if (json.value("kind", "") == "start" && json.contains("members")) {
+                 if (kind == "start" && json.contains("members") && json["members"].is_array()) {
                    status.members = json["members"].dump();
                  }
                });
@@ -132,9 +135,11 @@ std::string RunStatusText(const RunStatus& status) {
     text += "\n";
   }
   for (const Json& member : Parsed(status.members.empty() ? "[]" : status.members)) {
-    text += StrCat("rank ", member.value("rank", -1), "  ", member.value("role", ""), "  ",
-                   member.value("host", ""), "  pid ", member.value("pid", int64_t{0}));
-    if (member.contains("place") && member["place"].is_object()) {
+    text += StrCat("rank ", IntegerField(member, "rank").value_or(-1), "  ",
+                   TextField(member, "role").value_or("-"), "  ",
+                   TextField(member, "host").value_or("-"), "  pid ",
+                   IntegerField(member, "pid").value_or(0));
+    if (member.is_object() && member.contains("place") && member["place"].is_object()) {
       for (const auto& [key, value] : member["place"].items())
         text += StrCat("  ", key, " ", value);
     }
@@ -142,8 +147,10 @@ std::string RunStatusText(const RunStatus& status) {
   }
   for (const std::string& line : status.last_events) {
     const Json event = Parsed(line);
-    text += StrCat(event.value("time", ""), "  ", event.value("kind", ""), "  step ",
-                   event.value("step", int64_t{0}), "  ", event.value("reason", ""), "\n");
+    text +=
+        StrCat(TextField(event, "time").value_or("-"), "  ", TextField(event, "kind").value_or("-"),
+               "  step ", IntegerField(event, "step").value_or(0), "  ",
+               TextField(event, "reason").value_or("-"), "\n");
   }
   return text;
 }

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "cluster/base/checksum.h"
 #include "coordinator/journal.h"
 #include "coordinator/line_file.h"
 #include "coordinator/progress_line.h"
@@ -92,6 +93,24 @@ TEST_F(RunFilesTest, AJournalDamagedInItsMiddleIsRefusedWithItsLine) {
   EXPECT_THAT(records.status().message(), HasSubstr("line 2 is damaged"));
 }
 
+TEST_F(RunFilesTest, JournalLinesThatAreNoRecordsAreDamagedWhateverTheirChecksum) {
+  Write("journal/journal.log", "not even a checksum\n");
+  EXPECT_THAT(ReadJournal(dir_).status().message(), HasSubstr("line 1 is damaged")) << "and last";
+  for (const std::string text :
+       {R"({"kind":3,"generation":1,"step":0,"reason":""})",
+        R"({"kind":"start","generation":"a","step":0,"reason":""})",
+        R"({"kind":"start","generation":1,"step":18446744073709551615,"reason":""})",
+        R"({"kind":"start","generation":1,"step":[0],"reason":""})",
+        R"({"kind":"start","generation":1,"step":0,"reason":null})", R"({"kind":"start"})"}) {
+    const std::string line = ChecksumHex(Checksum64(std::string_view(text))) + " " + text + "\n";
+    Write("journal/journal.log", EncodeJournalRecord({"start", 1, 0, "", {}}) + "\n" + line);
+    const auto records = ReadJournal(dir_);
+    EXPECT_EQ(records.status().code(), StatusCode::kDataLoss) << text;
+    EXPECT_THAT(records.status().message(), HasSubstr("line 2 is damaged")) << text;
+    EXPECT_EQ(ReadRunStatus(dir_, 5).status().code(), StatusCode::kDataLoss) << text;
+  }
+}
+
 TEST_F(RunFilesTest, TheVerdictIsThatOfTheLastGeneration) {
   EXPECT_FALSE(ReadVerdict(dir_)->has_value());
   Journal journal;
@@ -157,6 +176,20 @@ TEST_F(RunFilesTest, ResumingCutsTheLinesAboveTheRestoredStep) {
   EXPECT_FALSE(so_far->validated_last);
   EXPECT_EQ(CutMetrics(dir_, 0)->label_tokens, 0);
   EXPECT_EQ(Read("metrics.jsonl"), MetricsLine(ValidationMetrics{0, 3}) + "\n");
+}
+
+TEST_F(RunFilesTest, DamagedMetricsAreCutWhereverTheyStand) {
+  const std::string first = R"({"step":1,"loss":2.0,"tokens":100})";
+  const std::string second = R"({"step":2,"loss":1.0,"tokens":200})";
+  for (const char* damaged :
+       {R"({"step":2,"tokens":"a"})", R"({"step":2,"tokens":2.5})", R"({"step":"2","tokens":5})",
+        R"({"step":null})", R"({"step":18446744073709551615})", R"([1])", "3", "", "{\"step\":2"}) {
+    Write("metrics.jsonl", first + "\n" + damaged + "\n" + second + "\n");
+    const auto so_far = CutMetrics(dir_, 2);
+    ASSERT_TRUE(so_far.ok()) << so_far.status().message();
+    EXPECT_EQ(so_far->label_tokens, 200) << damaged;
+    EXPECT_EQ(Read("metrics.jsonl"), first + "\n" + second + "\n") << damaged;
+  }
 }
 
 TEST_F(RunFilesTest, NoMetricsAreNoError) {
@@ -231,6 +264,28 @@ TEST_F(RunFilesTest, StatusReadsARunDuringAndAfter) {
   EXPECT_EQ(status->state, "failed");
   EXPECT_THAT(RunStatusText(*status), HasSubstr("verdict: exit code 5, lost rank 1"));
   EXPECT_THAT(RunStatusText(*status), HasSubstr("loss 4.5000"));
+}
+
+TEST_F(RunFilesTest, StatusPassesOverDamagedLines) {
+  Write("journal/journal.log", EncodeJournalRecord({"start", 1, 0, "", {}}) + "\n");
+  const std::string good =
+      R"({"time":"noon","kind":"start","step":7,"reason":"go","members":[{"rank":1,"pid":77}]})";
+  for (const char* damaged :
+       {R"({"kind":3})", R"({"kind":null})", R"({"step":1})", R"({"kind":"start","members":3})",
+        R"({"kind":"spike","time":1,"step":"a","reason":[]})", R"(["kind"])", R"({"kind":)"}) {
+    Write("events.jsonl", good + "\n" + damaged + "\n");
+    const auto status = ReadRunStatus(dir_, 5);
+    ASSERT_TRUE(status.ok()) << damaged;
+    EXPECT_THAT(RunStatusText(*status), HasSubstr("noon  start  step 7  go\n")) << damaged;
+    EXPECT_EQ(nlohmann::json::parse(RunStatusJson(*status))["members"][0]["pid"], 77) << damaged;
+  }
+  for (const char* members : {"[3]", "[[]]", R"([{"rank":"a","host":2,"place":[1]}])"}) {
+    Write("events.jsonl", StrCat(R"({"kind":"start","members":)", members, "}\n"));
+    EXPECT_THAT(RunStatusText(*ReadRunStatus(dir_, 5)), HasSubstr("rank -1  -  -  pid 0\n"));
+  }
+  Write("metrics.jsonl", R"({"step":"a","loss":[1]})"
+                         "\n{\"validation_loss\":{}}\n3\n");
+  EXPECT_THAT(RunStatusText(*ReadRunStatus(dir_, 5)), HasSubstr("loss -, - tokens/s"));
 }
 
 TEST(TensorBoardTest, ChecksumsAreCastagnolis) {
