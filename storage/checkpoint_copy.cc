@@ -27,6 +27,20 @@ Status CopyObject(const ObjectStore& from, const std::string& key, ObjectStore& 
   return writer->Commit();
 }
 
+// The chunks, then the manifest.
+Status CopyObjects(const ObjectStore& from, const proto::Manifest& manifest, ObjectStore& to) {
+  for (const proto::Chunk& chunk : manifest.chunks()) {
+    const std::string key = StrCat(CheckpointFolder(manifest.step()), "/", chunk.file());
+    RETURN_IF_ERROR(CopyObject(from, key, to));
+  }
+  const std::string key = ManifestKey(manifest.step());
+  ASSIGN_OR_RETURN(const std::string text, ReadObject(from, key));
+  ASSIGN_OR_RETURN(const bool created,
+                   to.PutIfAbsent(key, std::as_bytes(std::span<const char>(text))));
+  if (!created) return StorageError(StrCat(to.Describe(key), ": exists already"));
+  return OkStatus();
+}
+
 // Compares one block of both sides, which have the same type.
 void CompareBlock(DType dtype, const std::vector<std::byte>& a, const std::vector<std::byte>& b,
                   int64_t elements, TensorDifference* difference) {
@@ -73,13 +87,15 @@ Status CopyCheckpoint(const ObjectStore& from, const CheckpointReader& checkpoin
   const int64_t step = checkpoint.step();
   const std::string key = ManifestKey(step);
   if (to.Size(key).ok()) return StorageError(StrCat(to.Describe(key), ": exists already"));
-  for (const proto::Chunk& chunk : checkpoint.manifest().chunks()) {
-    RETURN_IF_ERROR(CopyObject(from, StrCat(CheckpointFolder(step), "/", chunk.file()), to));
+  const Status copied = CopyObjects(from, checkpoint.manifest(), to);
+  if (!copied.ok() && !to.Size(key).ok()) {
+    // Gigabytes that no manifest names would stay on a disk that is full.
+    for (const proto::Chunk& chunk : checkpoint.manifest().chunks()) {
+      const Status gone = to.Delete(StrCat(CheckpointFolder(step), "/", chunk.file()));
+      if (!gone.ok()) LOG(WARNING) << gone.message();
+    }
   }
-  ASSIGN_OR_RETURN(const std::string manifest, ReadObject(from, key));
-  ASSIGN_OR_RETURN(const bool created,
-                   to.PutIfAbsent(key, std::as_bytes(std::span<const char>(manifest))));
-  if (!created) return StorageError(StrCat(to.Describe(key), ": exists already"));
+  RETURN_IF_ERROR(copied);
   ASSIGN_OR_RETURN(const auto copy, CheckpointReader::Open(to, step));
   return copy->Verify();
 }

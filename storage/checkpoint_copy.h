@@ -11,7 +11,8 @@
 
 namespace trireme {
 
-// Copies the chunks, then the manifest, exclusively; the copy is verified. Memory: one block.
+// Copies the chunks, then the manifest, exclusively; the copy is verified. Memory: one block. Where
+// the manifest could not be put in place, the copied chunks are removed.
 // kStorage: the target has this step already, or could not be written; kDataLoss: the copy differs.
 Status CopyCheckpoint(const ObjectStore& from, const CheckpointReader& checkpoint, ObjectStore& to);
 

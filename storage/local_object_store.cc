@@ -67,18 +67,36 @@ Status MakeFolders(const std::string& path) {
   return SyncFolder(parent);
 }
 
+// Folders exist only to hold objects: those of the file `path` that are empty go, up to `root`,
+// which stays.
+void RemoveEmptyFolders(const std::string& path, const std::string& root) {
+  for (std::string folder = ParentOf(path); folder.size() > root.size();
+       folder = ParentOf(folder)) {
+    if (::rmdir(folder.c_str()) != 0) break;
+  }
+}
+
+// A file on its way. Dropped without Commit(), it takes folders that were made for it along.
 class LocalWriter final : public ObjectWriter {
  public:
-  explicit LocalWriter(std::unique_ptr<OutputFile> file) : file_(std::move(file)) {}
+  LocalWriter(std::unique_ptr<OutputFile> file, std::string root)
+      : file_(std::move(file)), path_(file_->path()), root_(std::move(root)) {}
+  ~LocalWriter() override {
+    file_.reset();
+    RemoveEmptyFolders(path_, root_);
+  }
 
+  OutputFile& file() { return *file_; }
   Status Append(std::span<const std::byte> bytes) override { return file_->Write(bytes); }
   Status Commit() override {
     RETURN_IF_ERROR(file_->Commit());
-    return SyncFolder(ParentOf(file_->path()));
+    return SyncFolder(ParentOf(path_));
   }
 
  private:
   std::unique_ptr<OutputFile> file_;
+  const std::string path_;
+  const std::string root_;
 };
 
 class LocalStore final : public ObjectStore {
@@ -92,8 +110,8 @@ class LocalStore final : public ObjectStore {
   }
 
   Result<std::unique_ptr<ObjectWriter>> Create(const std::string& key) override {
-    ASSIGN_OR_RETURN(auto file, OpenOutput(key));
-    return std::unique_ptr<ObjectWriter>(std::make_unique<LocalWriter>(std::move(file)));
+    ASSIGN_OR_RETURN(auto writer, OpenOutput(key));
+    return std::unique_ptr<ObjectWriter>(std::move(writer));
   }
 
   Status Put(const std::string& key, std::span<const std::byte> bytes) override {
@@ -103,17 +121,18 @@ class LocalStore final : public ObjectStore {
   }
 
   Result<bool> PutIfAbsent(const std::string& key, std::span<const std::byte> bytes) override {
-    ASSIGN_OR_RETURN(auto file, OpenOutput(key));
-    RETURN_IF_ERROR(file->Write(bytes));
-    RETURN_IF_ERROR(file->Flush());
-    RETURN_IF_ERROR(SyncPath(file->temporary_path(), O_RDONLY));
+    ASSIGN_OR_RETURN(const auto writer, OpenOutput(key));
+    OutputFile& file = writer->file();
+    RETURN_IF_ERROR(file.Write(bytes));
+    RETURN_IF_ERROR(file.Flush());
+    RETURN_IF_ERROR(SyncPath(file.temporary_path(), O_RDONLY));
     // link() refuses an existing name, which rename() would replace. The temporary name goes with
     // the OutputFile.
-    if (::link(file->temporary_path().c_str(), file->path().c_str()) != 0) {
+    if (::link(file.temporary_path().c_str(), file.path().c_str()) != 0) {
       if (errno == EEXIST) return false;
-      return StorageError(StrCat(file->path(), ": cannot be put in place: ", std::strerror(errno)));
+      return StorageError(StrCat(file.path(), ": cannot be put in place: ", std::strerror(errno)));
     }
-    RETURN_IF_ERROR(SyncFolder(ParentOf(file->path())));
+    RETURN_IF_ERROR(SyncFolder(ParentOf(file.path())));
     return true;
   }
 
@@ -164,20 +183,21 @@ class LocalStore final : public ObjectStore {
       return StorageError(StrCat(path, ": cannot be deleted: ", std::strerror(errno)));
     }
     RETURN_IF_ERROR(SyncFolder(ParentOf(path)));
-    // Folders exist only to hold objects: empty ones go, up to the root, which stays.
-    for (size_t slash = key.rfind('/'); slash != std::string::npos && slash > 0;
-         slash = key.rfind('/', slash - 1)) {
-      if (::rmdir(Describe(key.substr(0, slash)).c_str()) != 0) break;
-    }
+    RemoveEmptyFolders(path, root_);
     return OkStatus();
   }
 
  private:
-  Result<std::unique_ptr<OutputFile>> OpenOutput(const std::string& key) {
+  Result<std::unique_ptr<LocalWriter>> OpenOutput(const std::string& key) {
     RETURN_IF_ERROR(CheckObjectKey(key));
     const std::string path = Describe(key);
     RETURN_IF_ERROR(MakeFolders(ParentOf(path)));
-    return OutputFile::Create(path);
+    auto file = OutputFile::Create(path);
+    if (!file.ok()) {
+      RemoveEmptyFolders(path, root_);
+      return file.status();
+    }
+    return std::make_unique<LocalWriter>(std::move(file).value(), root_);
   }
 
   // Adds the files below `folder` ("" or "a/b/") whose key starts with `prefix`.

@@ -1,6 +1,7 @@
 // What is left of a checkpoint after corruption, crashes and full disks, and what is said about it.
 #include <gmock/gmock.h>
 
+#include "storage/checkpoint_copy.h"
 #include "storage/checkpoint_manifest.h"
 #include "tests/storage/checkpoint_fixture.h"
 #include "tests/storage/faulty_store.h"
@@ -156,6 +157,27 @@ TEST_F(CheckpointFaultTest, AFullDiskLeavesTheOlderCheckpoints) {
   EXPECT_GT(failures, 5);
   EXPECT_EQ(faults.fired, failures);
   EXPECT_EQ((*OpenNewestCheckpoint(*store_, nullptr))->step(), 150);
+}
+
+TEST_F(CheckpointFaultTest, ACopyThatFailsTakesItsChunksAlong) {
+  ASSERT_TRUE(WriteCheckpoint(*store_, StateTensors::Small(), {.step = 150, .ranks = 3}).ok());
+  const auto checkpoint = CheckpointReader::Open(*store_, 150);
+  auto target = NewMemoryStore();
+  Faults faults;
+  FaultyStore full(*target, faults);
+  int commits = 0;
+  faults.before = [&](const std::string& operation, const std::string&) {
+    commits += operation == "commit";
+  };
+  for (int64_t bytes = 0;; bytes += 1500) {
+    faults.bytes_until_full = bytes;
+    const Status status = CopyCheckpoint(*store_, **checkpoint, full);
+    if (status.ok()) break;
+    EXPECT_THAT(status.message(), HasSubstr("No space left on device"));
+    EXPECT_THAT(*target->List(""), IsEmpty()) << bytes;
+  }
+  EXPECT_GT(commits, 3) << "some failed with chunks in place";
+  EXPECT_THAT(*ListCheckpoints(*target), ElementsAre(150));
 }
 
 TEST_F(CheckpointFaultTest, AStoreThatTearsAWriteIsNoticedBeforeTheManifest) {

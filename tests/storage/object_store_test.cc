@@ -147,6 +147,25 @@ TEST(LocalStoreTest, LeftoversOfACrashAreNotListed) {
   EXPECT_THAT(*store->List(""), ElementsAre("a"));
 }
 
+TEST(LocalStoreTest, WhatIsNotCommittedLeavesNoFolders) {
+  const TemporaryFolder folder;
+  auto store = NewLocalStore(folder.path());
+  ASSERT_TRUE(PutText(*store, "a/kept", "x").ok());
+  for (const char* key : {"a/b/c/object", "new/object", "object"}) {
+    {
+      auto writer = store->Create(key);
+      ASSERT_TRUE(writer.ok()) << key;
+      ASSERT_TRUE((*writer)->Append(Bytes("abc")).ok());
+      ASSERT_TRUE(
+          std::filesystem::is_directory((folder / key).substr(0, (folder / key).rfind('/'))));
+    }
+    EXPECT_THAT(*store->List(""), ElementsAre("a/kept"));
+    EXPECT_FALSE(std::filesystem::exists(folder / "a/b")) << key;
+    EXPECT_FALSE(std::filesystem::exists(folder / "new")) << key;
+  }
+  EXPECT_TRUE(std::filesystem::is_directory(folder.path())) << "the root stays";
+}
+
 TEST(LocalStoreTest, AnUnwritablePlaceIsAStorageErrorWithTheReason) {
   const TemporaryFolder folder;
   std::ofstream(folder / "file") << "x";
