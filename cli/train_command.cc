@@ -17,6 +17,7 @@
 #include "cli/run_options.h"
 #include "cli/signal_listener.h"
 #include "cli/training_run.h"
+#include "cluster/base/fault.h"
 #include "cluster/base/version.h"
 #include "cluster/comm/communicator.h"
 #include "cluster/device/gpu_info.h"
@@ -72,6 +73,7 @@ StorageHooks MakeStorageHooks(const TrainingRun& run, const uint64_t* generation
   const std::shared_ptr<const proto::Config> config = run.config;
   const int64_t parent_step = run.checkpoint.empty() ? -1 : run.start_step;
   const std::vector<std::string> train_data = run.train_data;
+  const PlannedFault fault = FaultFromEnvironment().value();  // Prepare has refused a bad one
   hooks.commit_manifest = [=](int64_t step, const std::vector<std::pair<int, std::string>>& parts) {
     ASSIGN_OR_RETURN(const auto store, OpenStore(config->checkpoint().store()));
     CheckpointFacts facts;
@@ -88,7 +90,9 @@ StorageHooks MakeStorageHooks(const TrainingRun& run, const uint64_t* generation
     facts.created = FormatUtc(RealClock().WallSeconds());
     std::vector<std::string> all;
     for (const auto& part : parts) all.push_back(part.second);
+    FaultPoint(fault, 0, step, "manifest.before_commit");
     RETURN_IF_ERROR(CommitCheckpoint(*store, facts, all));
+    FaultPoint(fault, 0, step, "manifest.after_commit");
     return OpenVerifiedCheckpoint(*store, step).status();
   };
   hooks.delete_checkpoint = [=](int64_t step) {
@@ -173,6 +177,7 @@ Status CheckWorkers(const TrainingRun& run, int processes) {
 // Prepares, and says what there is to say; nothing to run when finished.
 Result<TrainingRun> Prepare(const TrainCommand& command, int processes,
                             const std::vector<HostFacts>& hosts) {
+  RETURN_IF_ERROR(FaultFromEnvironment().status());
   const bool gpus = std::any_of(hosts.begin(), hosts.end(), [](const auto& h) { return h.gpus; });
   ASSIGN_OR_RETURN(TrainingRun run, PrepareTraining(command.file, command.fresh, gpus));
   TellSetAside("train", run.set_aside);

@@ -1,75 +1,10 @@
 // Whole runs of the program: layouts, stops, resumes and lost workers end in the same bits.
-#include <gmock/gmock.h>
-
-#include <fstream>
-#include <nlohmann/json.hpp>
-
-#include "tests/cli/small_run.h"
+#include "tests/training_runs/training_runs.h"
 
 namespace trireme {
 namespace {
 
 using testing::HasSubstr;
-
-constexpr char kRest[] = R"(
-run: {dir: quiet, seed: 3}
-batch: {sequences: 8, microbatch_sequences: 1}
-lr_schedule: {warmup_steps: 3, steps: 12}
-checkpoint: {every_steps: 4, keep: 5}
-validation: {every_steps: 4, batches: 2}
-threads: 1
-)";
-
-class TrainingRunsTest : public testing::Test {
- protected:
-  void SetUp() override {
-    MakeSmallCorpus(place_);
-    place_.Write("run.yaml", ModelAndData({.layers = 4}) + kRest);
-  }
-
-  Outcome Train(const std::string& arguments, const std::string& before = "") {
-    return place_.Run("train run.yaml " + arguments, before);
-  }
-  static std::string Mpirun(int processes, const std::string& environment = "") {
-    return "env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 "
-           "PRTE_ALLOW_RUN_AS_ROOT=1 PRTE_ALLOW_RUN_AS_ROOT_CONFIRM=1 " +
-           environment +
-           " timeout 100 " TRIREME_MPIEXEC " --map-by :OVERSUBSCRIBE --bind-to none -n " +
-           std::to_string(processes);
-  }
-  std::string Hash(const std::string& run) {
-    const Outcome outcome = place_.Run("checkpoint hash " + run + " --json");
-    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
-    return outcome.out;
-  }
-  std::vector<nlohmann::json> Lines(const std::string& file) {
-    std::vector<nlohmann::json> lines;
-    std::ifstream in(place_.Path(file));
-    for (std::string line; std::getline(in, line);) lines.push_back(nlohmann::json::parse(line));
-    return lines;
-  }
-  nlohmann::json LastEvent(const std::string& run, const std::string& kind) {
-    nlohmann::json last;
-    for (const auto& event : Lines(run + "/events.jsonl")) {
-      if (event["kind"] == kind) last = event;
-    }
-    return last;
-  }
-  // metrics.jsonl without what depends on time.
-  std::string Losses(const std::string& run) {
-    std::string losses;
-    for (const auto& line : Lines(run + "/metrics.jsonl")) {
-      losses += line["step"].dump();
-      for (const char* key : {"loss", "grad_norm", "lr", "tokens", "validation_loss"}) {
-        if (line.contains(key)) losses += " " + line[key].dump();
-      }
-      losses += "\n";
-    }
-    return losses;
-  }
-
-  Workplace place_;
-};
 
 TEST_F(TrainingRunsTest, ProcessesAndThreadsTrainToTheSameBits) {
   Outcome outcome = Train("");
@@ -106,29 +41,53 @@ TEST_F(TrainingRunsTest, ALostWorkerEndsTheRunWhichThenGoesOnElsewhere) {
   EXPECT_EQ(Losses("lost"), Losses("quiet"));
 }
 
+// Worker 2 stands still before step 5 until the coordinator has the other's request in its journal.
 TEST_F(TrainingRunsTest, AStopOnRequestLeavesACheckpointAndGoesOn) {
   ASSERT_EQ(Train("").exit_code, 0);
-  // A run long enough to be stopped; the schedule's length is the same for both.
-  place_.Write(
-      "stop.sh",
-      "\"$@\" & pid=$!\n"
-      "while ! grep -q '\"step\":2,' stopped/metrics.jsonl 2>/dev/null; do sleep 0.01; done\n"
-      "kill -USR1 $pid; wait $pid\n");
-  const std::string slow = " --set checkpoint.every_steps=1000";
-  Outcome outcome = Train("--set run.dir=stopped --set layout.data=2" + slow, "bash stop.sh");
-  // It may have been quicker than the signal.
-  if (outcome.exit_code == 75) {
-    const auto stop = LastEvent("stopped", "stop");
-    EXPECT_EQ(stop["exit_code"], 75);
-    const int step = stop["step"];
-    EXPECT_GE(step, 2);
-    char folder[64];
-    snprintf(folder, sizeof(folder), "stopped/checkpoints/step_%08d/manifest.json", step);
-    EXPECT_TRUE(place_.Exists(folder)) << folder;
-    outcome = Train("--set run.dir=stopped" + slow);
-  }
+  place_.Write("stop.sh", R"sh(
+"$@" & job=$!
+until_true() { while kill -0 $job && ! eval "$1"; do sleep 0.01; done 2>/dev/null; }
+pid_of() { sed -n 's/.*"rank":'$1',"pid":\([0-9]*\).*/\1/p' stopped/events.jsonl; }
+until_true '[ -n "$(pid_of 2)" ]'
+first=$(pid_of 1) second=$(pid_of 2)
+until_true 'grep -q "^State:.T" /proc/$second/status'
+kill -USR1 $first
+until_true 'grep -q "\"stopping\"" stopped/journal/journal.log'
+kill -CONT $second
+wait $job
+)sh");
+  const std::string rarely = " --set checkpoint.every_steps=1000";
+  Outcome outcome =
+      Train("--set run.dir=stopped --set layout.data=2 --set recovery.lease_ms=60000" + rarely,
+            "bash stop.sh " + Mpirun(3, "TRIREME_FAULT=2:5:data:stop"));
+  ASSERT_EQ(outcome.exit_code, 75) << outcome.err;
+  const auto stop = LastEvent("stopped", "stop");
+  EXPECT_EQ(stop["exit_code"], 75);
+  const int step = stop["step"];
+  EXPECT_GE(step, 5);
+  EXPECT_LT(step, 12);
+  EXPECT_TRUE(place_.Exists(Checkpoint("stopped", step, "manifest.json"))) << step;
+  outcome = Train("--set run.dir=stopped" + rarely);
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
   EXPECT_EQ(Hash("stopped"), Hash("quiet"));
+}
+
+// A schedule of one's own, with the weight passes last.
+TEST_F(TrainingRunsTest, AScheduleFromAFileHasTheBitsOfTheSerialRun) {
+  ASSERT_EQ(Train("").exit_code, 0);
+  const std::string first = "0F0,0F1,0B0,0F2,0B1,0F3,0B2,0B3,0W0,0W1,0W2";
+  place_.Write("late.csv", first + ",0W3\n1F0,1B0,1F1,1B1,1F2,1B2,1F3,1B3,1W0,1W1,1W2,1W3\n");
+  const std::string layout = "--set layout.data=2 --set layout.pipeline=2 ";
+  Outcome outcome =
+      Train(layout + "--set run.dir=late --set layout.pipeline_schedule=late.csv", Mpirun(5));
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(Hash("late"), Hash("quiet"));
+  EXPECT_EQ(Losses("late"), Losses("quiet"));
+  // The file is what is run: one that leaves a weight pass out is refused.
+  place_.Write("less.csv", first + "\n1F0,1B0,1F1,1B1,1F2,1B2,1F3,1B3,1W0,1W1,1W2,1W3\n");
+  outcome = Train(layout + "--set run.dir=less --set layout.pipeline_schedule=less.csv");
+  EXPECT_EQ(outcome.exit_code, 2);
+  EXPECT_THAT(outcome.err, HasSubstr("less.csv"));
 }
 
 // Partial sums inside a product are regrouped: no equal bits from here on, and the events say so.
@@ -143,6 +102,27 @@ TEST_F(TrainingRunsTest, AnotherTensorDegreeEndsThePromiseOfEqualBits) {
             "equal bits with the run up to step 16 are no longer promised: layout.tensor was 1 and "
             "is 2");
   EXPECT_THAT(outcome.err, HasSubstr("promise_ended: equal bits"));
+}
+
+// Products are split elsewhere, so bits may differ; what is learned does not.
+TEST_F(TrainingRunsTest, ARunGoesOnAcrossTensorDegreesWithTheSameLosses) {
+  ASSERT_EQ(Train("").exit_code, 0);
+  Outcome outcome = Train("--set run.dir=resharded --set layout.data=2 --set layout.tensor=2",
+                          Mpirun(5, "TRIREME_FAULT=3:7:pipeline.backward:kill"));
+  ASSERT_NE(outcome.exit_code, 0);
+  ASSERT_TRUE(place_.Exists(Checkpoint("resharded", 4, "manifest.json")));
+  outcome = Train("--set run.dir=resharded --set layout.pipeline=2 --set layout.data=2", Mpirun(5));
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(LastEvent("resharded", "resume")["step"], 4);
+  EXPECT_THAT(LastEvent("resharded", "promise_ended")["reason"].get<std::string>(),
+              HasSubstr("layout.tensor was 2 and is 1"));
+  const auto expected = Values("quiet"), values = Values("resharded");
+  ASSERT_EQ(values.size(), expected.size());
+  for (const auto& [name, value] : expected) {
+    ASSERT_TRUE(values.contains(name)) << name;
+    const bool exact = name.starts_with("tokens") || name.starts_with("lr");
+    EXPECT_NEAR(values.at(name), value, exact ? 0 : 1e-6 * value) << name;
+  }
 }
 
 TEST_F(TrainingRunsTest, ALossThatIsNoNumberEndsTheRunAndIsNeverSaved) {

@@ -1,15 +1,13 @@
 #include "worker/training/control_client.h"
 
-#include <signal.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
-#include <cstdlib>
 #include <map>
 #include <mutex>
+#include <thread>
 
+#include "cluster/base/fault.h"
 #include "cluster/rpc/rpc_client.h"
 #include "parallelism/mesh.h"
 #include "proto/control.pb.h"
@@ -39,29 +37,12 @@ Status StatusOfExitCode(int exit_code, const std::string& reason) {
   }
 }
 
-// RANK:STEP:PHASE:kill|stop|hang of TRIREME_FAULT.
-struct PlannedFault {
-  int rank = -1;
-  int64_t step = 0;
-  std::string phase;
-  std::string action;
-};
-
-PlannedFault FaultFromEnvironment() {
-  const char* text = std::getenv("TRIREME_FAULT");
-  if (text == nullptr) return {};
-  PlannedFault fault;
-  char phase[65] = {};
-  char action[9] = {};
-  long long step = 0;
-  if (sscanf(text, "%d:%lld:%64[^:]:%8s", &fault.rank, &step, phase, action) != 4) {
-    LOG(ERROR) << "TRIREME_FAULT='" << text << "': expected RANK:STEP:PHASE:kill|stop|hang";
-    return {};
-  }
-  fault.step = step;
-  fault.phase = phase;
-  fault.action = action;
-  return fault;
+// A bad plan was refused where the run started; on another host it is at least told.
+PlannedFault FaultToCommit() {
+  Result<PlannedFault> fault = FaultFromEnvironment();
+  if (fault.ok()) return std::move(fault).value();
+  LOG(ERROR) << fault.status().message();
+  return {};
 }
 
 // Fills in where the worker of `rank` stands.
@@ -76,14 +57,6 @@ void FindPlace(int rank, proto::Plan* plan) {
   plan->set_tensor_index(mesh.Index(plan->place(), Axis::kTensor));
   plan->set_pipeline_index(mesh.Index(plan->place(), Axis::kPipeline));
   plan->set_context_index(mesh.Index(plan->place(), Axis::kContext));
-}
-
-void Commit(const PlannedFault& fault) {
-  if (fault.action == "kill") kill(getpid(), SIGKILL);
-  if (fault.action == "stop") kill(getpid(), SIGSTOP);
-  if (fault.action == "hang") {
-    while (true) pause();
-  }
 }
 
 }  // namespace
@@ -132,7 +105,7 @@ std::optional<Status> WorkerControlState::CheckpointOutcome(int64_t step) const 
 class ControlClient::Impl {
  public:
   Impl(const ControlClientOptions& options, const proto::Join& join)
-      : options_(options), join_(join), fault_(FaultFromEnvironment()) {}
+      : options_(options), join_(join), fault_(FaultToCommit()) {}
 
   ~Impl() {
     bool connected;
@@ -194,13 +167,23 @@ class ControlClient::Impl {
   }
 
   void SetPhase(std::string_view phase, int64_t microbatch) {
-    bool fault = false;
+    int64_t step;
     {
       const std::lock_guard lock(mutex_);
       EnterPhase(phase, microbatch);
-      fault = fault_.rank == join_.rank() && fault_.step == step_ && fault_.phase == phase;
+      step = step_;
     }
-    if (fault) Commit(fault_);
+    ReachFaultPoint(step, phase);
+  }
+
+  void ReachFaultPoint(int64_t step, std::string_view point) {
+    FaultPoint(fault_, join_.rank(), step, point);
+    if (fault_.action != "silent" || !fault_.At(join_.rank(), step, point)) return;
+    {
+      const std::lock_guard lock(mutex_);
+      silent_ = true;
+    }
+    while (HasLease()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
 
   void ReportStep(proto::StepReport report) {
@@ -223,6 +206,14 @@ class ControlClient::Impl {
   }
 
   void Send(proto::ToCoordinator& message) { client_->Send(kEnvelope, Stamped(message)); }
+
+  Status AwaitLease() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock,
+                  [this] { return state_.end() || state_.HasLease(RealClock().NowMicros()); });
+    if (!state_.end()) return OkStatus();
+    return state_.end()->ok() ? InternalError("the run has ended") : *state_.end();
+  }
 
   Status AwaitCheckpoint(int64_t step) {
     std::unique_lock lock(mutex_);
@@ -287,6 +278,7 @@ class ControlClient::Impl {
   void Beat() {
     proto::ToCoordinator message;
     int64_t period_ms;
+    bool silent;
     {
       const std::lock_guard lock(mutex_);
       if (left_ || disconnected_) return;
@@ -297,8 +289,9 @@ class ControlClient::Impl {
       beat->set_microbatch(microbatch_);
       beat->set_entered(entered_);
       period_ms = std::max<int64_t>(10, lease_ms_ / 3);
+      silent = silent_;
     }
-    client_->Send(kEnvelope, message);
+    if (!silent) client_->Send(kEnvelope, message);
     client_->RunAfter(period_ms, [this] { Beat(); });
   }
 
@@ -360,6 +353,7 @@ class ControlClient::Impl {
   bool planned_ = false;
   bool disconnected_ = false;
   bool left_ = false;
+  bool silent_ = false;  // by a planned fault: heartbeats are sent no more
   std::string leave_reason_ = "its process ended before the run did";
   int leave_code_ = 0;
   int64_t lease_ms_ = 300;
@@ -410,6 +404,10 @@ void ControlClient::RequestStop(const std::string& reason) {
 }
 
 bool ControlClient::HasLease() const { return impl_->HasLease(); }
+Status ControlClient::AwaitLease() { return impl_->AwaitLease(); }
+void ControlClient::ReachFaultPoint(int64_t step, std::string_view point) {
+  impl_->ReachFaultPoint(step, point);
+}
 Status ControlClient::Finish() { return impl_->Finish(); }
 void ControlClient::Fail(const Status& why) { impl_->Fail(why); }
 

@@ -92,9 +92,12 @@ class ControlClient {
 
   // Names where this worker is; heartbeats carry it. data, forward, backward, reduce, update are
   // phases of a step, whose durations the coordinator learns; names that start with "wait" may last
-  // for ever. Cheap. Also the named fault point: TRIREME_FAULT=RANK:STEP:PHASE:kill|stop|hang acts
-  // when this worker enters that phase of that step.
+  // for ever. Cheap. Also a named fault point (cluster/base/fault.h) of the step that
+  // AwaitBudget granted last.
   void SetPhase(std::string_view phase, int64_t microbatch = 0);
+  // A fault point that is no phase. The action `silent` is this client's own: it sends no more
+  // heartbeats and returns once its lease has lapsed.
+  void ReachFaultPoint(int64_t step, std::string_view point);
 
   // Phase times are filled in when the report has none. Reports are queued, in order; a lost
   // connection is told by the next AwaitBudget.
@@ -107,6 +110,10 @@ class ControlClient {
   // signal handler.
   void RequestStop(const std::string& reason);
   bool HasLease() const;
+  // Blocks until this worker has a lease, to be called before each durable write: a coordinator
+  // that is late answers the next heartbeat. An error says how the run ended: then nothing is
+  // written.
+  Status AwaitLease();
 
   // Blocks until the coordinator has ended the run and says how: ok, kStopped, or an error.
   Status Finish();

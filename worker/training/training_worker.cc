@@ -247,6 +247,8 @@ Status TrainingWorker::Validate(int64_t step) {
 
 Status TrainingWorker::SaveCheckpoint(int64_t step) {
   client_->SetPhase("checkpoint");
+  // Who is out of touch may have been given up, and others may go on from an older checkpoint.
+  RETURN_IF_ERROR(client_->AwaitLease());
   proto::ChunkReport report;
   report.set_step(step);
   const Result<std::string> part =
@@ -257,6 +259,7 @@ Status TrainingWorker::SaveCheckpoint(int64_t step) {
   } else {
     report.set_error(part.status().message());
   }
+  client_->ReachFaultPoint(step, "checkpoint.after_chunks");
   client_->ReportChunks(report);
   // What was written must not change before it is in place; a checkpoint that failed does not stop
   // training, the coordinator has told the user.
