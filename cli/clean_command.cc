@@ -61,7 +61,9 @@ Status Run(Options& options) {
       [&](int64_t done, int64_t all) { progress.Update(done, all); });
   progress.Finish();
   RETURN_IF_ERROR(report.status());
+  // A full disk is met before the text is in place.
   RETURN_IF_ERROR(report_file->Write(report->ToJson() + "\n"));
+  RETURN_IF_ERROR(report_file->Flush());
   RETURN_IF_ERROR(writer->Finish());
   RETURN_IF_ERROR(report_file->Commit());
   if (options.json) {

@@ -4,7 +4,6 @@
 #include <google/protobuf/text_format.h>
 
 #include <filesystem>
-#include <fstream>
 
 #include "cli/config_loader.h"
 #include "cluster/base/version.h"
@@ -15,6 +14,7 @@
 #include "storage/checkpoint_reader.h"
 #include "storage/checkpoint_writer.h"
 #include "storage/object_store.h"
+#include "storage/output_file.h"
 #include "storage/token_file.h"
 #include "worker/kernels/matmul.h"
 #include "worker/model/model_config.h"
@@ -287,15 +287,10 @@ Status WriteRunFolder(const TrainingRun& run) {
   std::error_code error;
   fs::create_directories(dir, error);
   if (error) return StorageError(StrCat(dir, ": ", error.message()));
-  const std::string path = dir + "/config.yaml", temporary = path + ".new";
-  {
-    std::ofstream out(temporary);
-    out << ConfigToYaml(*run.config, StrCat(ProgramName(), ", ", MatMulLibrary()));
-    out.close();
-    if (!out) return StorageError(temporary + ": cannot be written");
-  }
-  fs::rename(temporary, path, error);
-  if (error) return StorageError(StrCat(path, ": ", error.message()));
+  ASSIGN_OR_RETURN(const auto file, OutputFile::Create(dir + "/config.yaml"));
+  RETURN_IF_ERROR(
+      file->Write(ConfigToYaml(*run.config, StrCat(ProgramName(), ", ", MatMulLibrary()))));
+  RETURN_IF_ERROR(file->Commit());
 
   const std::string tokenizer = TokenizerPath(*run.config);
   if (tokenizer.empty() || fs::exists(dir + "/tokenizer.json")) return OkStatus();

@@ -110,20 +110,5 @@ TEST_F(BadInputTest, ARunOfOtherDataOrModelIsNotContinued) {
   EXPECT_EQ(outcome.exit_code, 0) << "finished: " << outcome.err;
 }
 
-TEST_F(BadInputTest, AFullDiskStopsPackAndExport) {
-  MakeTokens();
-  std::filesystem::create_directories(place_.Path("small"));
-  // A file system of 16 KiB in a mount namespace of its own.
-  const std::string mount =
-      "unshare -m sh -c 'mount -t tmpfs -o size=16k none small && exec \"$@\"' --";
-  if (std::system(
-          ("cd " + place_.Path("").string() + " && " + mount + " true 2>/dev/null").c_str()) != 0) {
-    GTEST_SKIP() << "mounting a small file system needs root";
-  }
-  const Outcome outcome = place_.Run(
-      "pack text.txt text.txt text.txt --tokenizer tokenizer.json --out small/corpus", mount);
-  ExpectRefused(outcome, 4, "small/corpus");
-}
-
 }  // namespace
 }  // namespace trireme
