@@ -45,7 +45,8 @@ if [ $dry = yes ]; then
   echo "bundle:  $out, at most $limit_mb MB, of"
   while IFS=: read -r target path; do echo "         bin/$target ($build/$path)"; done <<<"$programs"
   echo "         lib/: what they link, less the system's and CUDA's libraries"
-  echo "         fixtures/ ($shared/fixtures), peers/ ($shared/peers), examples/, run.sh"
+  echo "         fixtures/ ($shared/fixtures), peers/ ($shared/peers), examples/, run.sh,"
+  echo "         data/weights_stories260k/ ($shared/data)"
   scripts/gpu_suite_run.sh --dry-run
   exit 0
 fi
@@ -78,6 +79,8 @@ done | sort -u | while read -r name file; do
   [[ $name =~ $not_bundled ]] || install -s -m 644 "$(realpath "$file")" "$bundle/lib/$name"
 done
 cp -r "$shared/fixtures" "$shared/peers" examples "$bundle/"
+mkdir "$bundle/data"
+cp -r "$shared/data/weights_stories260k" "$bundle/data/"
 cp scripts/gpu_suite_run.sh "$bundle/run.sh"
 { git describe --always --dirty 2>/dev/null || echo unknown; } >"$bundle/commit"
 tar -C "$staging" -I "xz -6 -T0" -cf "$out" gpu_suite

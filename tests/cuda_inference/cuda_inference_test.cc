@@ -191,7 +191,7 @@ TEST(CudaStoriesTest, TheFirstGreedyTokensAreTheCpus) {
   if (shared == nullptr) GTEST_SKIP() << "TRIREME_SHARED is not set";
   const auto path =
       std::filesystem::path(shared) / "data" / "weights_stories260k" / "stories260K.bin";
-  if (!std::filesystem::exists(path)) GTEST_SKIP() << path << " is not there";
+  ASSERT_TRUE(std::filesystem::exists(path)) << path << " is missing";
   if (const auto gpus = Gpus(); !gpus.ok()) GTEST_SKIP() << gpus.status().message();
   GenerationOptions options;
   options.sampling.temperature = 0;
