@@ -148,7 +148,9 @@ Status Run(const HarnessOptions& options, Stream& stream, ProcessGroups* groups,
   const bool has_losses =
       groups->Index(Axis::kPipeline) == options.pipeline - 1 && groups->Index(Axis::kTensor) == 0;
   for (int step = 1; step <= options.steps; ++step) {
-    const AdamWStep adamw{options.lr ? options.lr(step) : 1e-3, 0.9, 0.95, 1e-8, 0.1, step, 1};
+    AdamWStep adamw = options.adamw;
+    if (options.lr) adamw.lr = options.lr(step);
+    adamw.t = step;
     ASSIGN_OR_RETURN(const double norm, training_step.Run(adamw));
     if (step == 1) CopyGradients(store.StateToSave(), store, &stream, result);
     store.Commit(step);

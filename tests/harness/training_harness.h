@@ -10,6 +10,7 @@
 #include "cluster/comm/communicator.h"
 #include "parallelism/gradient_store.h"
 #include "worker/model/decoder_stage.h"
+#include "worker/optimizer/adamw.h"
 
 namespace trireme {
 
@@ -34,7 +35,8 @@ struct HarnessOptions {
   TokenShape tokens{1, 1};
   std::vector<HarnessBatch> microbatches;  // the same every step
   int steps = 1;
-  std::function<double(int64_t step)> lr;  // step counts from 1
+  std::function<double(int64_t step)> lr;             // step counts from 1; adamw.lr when empty
+  AdamWStep adamw{1e-3, 0.9, 0.95, 1e-8, 0.1, 0, 1};  // t: the harness' to say
   double clip_norm = 1.0;
   bool record = true;  // steps of GPUs as graphs
   // Initial values; FillInitialValues with seed 1 when empty.

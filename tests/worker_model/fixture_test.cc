@@ -1,5 +1,6 @@
 // Logits, losses, gradients, a training run and greedy decoding against PyTorch's numbers, for
-// every fixture folder of a family that is built.
+// every fixture folder of a family that is built. Models come through WeightSource, as in a run.
+#include <glog/logging.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -10,14 +11,17 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <sstream>
 
+#include "cluster/base/status.h"
 #include "proto/config.pb.h"
 #include "storage/safetensors.h"
 #include "tests/harness/training_harness.h"
-#include "worker/inference/language_model.h"
+#include "worker/inference/generator.h"
 #include "worker/kernels/cross_entropy.h"
 #include "worker/model/model_config.h"
+#include "worker/model/weight_source.h"
 
 namespace trireme {
 namespace {
@@ -33,9 +37,12 @@ constexpr DeviceKind kDevice = DeviceKind::kCpu;
 const std::optional<Gpu> kGpu;
 #endif
 
-// "Recommended for an f32 implementation": the table of the fixtures' README, read from it.
+// "Recommended for an f32 implementation": the table of the fixtures' README, read from it. A "-"
+// in it: this family has no training run, and no decoding on record.
 struct Tolerances {
   double logits, loss, gradients, train_loss, train_norm, update, param;
+
+  bool trained() const { return train_loss > 0; }
 };
 
 std::map<std::string, Tolerances> ReadTolerances(const fs::path& readme) {
@@ -60,8 +67,10 @@ std::map<std::string, Tolerances> ReadTolerances(const fs::path& readme) {
 
 nlohmann::json ReadJson(const fs::path& path) {
   std::ifstream in(path);
-  EXPECT_TRUE(in) << path << " is missing";
-  return nlohmann::json::parse(in, nullptr, false);
+  CHECK(in) << path << " is missing";
+  nlohmann::json json = nlohmann::json::parse(in, nullptr, false);
+  CHECK(!json.is_discarded()) << path << " is not JSON";
+  return json;
 }
 
 // All tensors of a safetensors file, as f32 or whole numbers.
@@ -73,14 +82,14 @@ struct TensorFile {
     TensorFile file;
     file.store = NewLocalStore(path.parent_path());
     auto reader = SafetensorsReader::Open(*file.store, path.filename());
-    EXPECT_TRUE(reader.ok()) << reader.status().message();
-    if (reader.ok()) file.reader = std::move(reader).value();
+    CHECK(reader.ok()) << reader.status().message();
+    file.reader = std::move(reader).value();
     return file;
   }
   template <typename T>
   std::vector<T> Read(const std::string& name) const {
     const SafetensorsTensor* tensor = reader->Find(name);
-    EXPECT_NE(tensor, nullptr) << name;
+    CHECK(tensor != nullptr) << name << " is missing";
     std::vector<T> values(ElementCount(tensor->shape));
     const Status status = reader->Read(name, Box::Whole(tensor->shape), DTypeOf<T>::value,
                                        reinterpret_cast<std::byte*>(values.data()));
@@ -99,19 +108,31 @@ class FixtureTest : public testing::Test {
     tolerances_ = ReadTolerances(root_ / "README.md");
   }
 
-  // Folders with a model of a family that is built.
+  // Folders of the README's table with a model of a family that is built; at least one a family.
   std::vector<fs::path> Folders() const {
     std::vector<fs::path> folders;
-    const auto& built = BuiltModelFamilies();
-    for (const auto& entry : fs::directory_iterator(root_)) {
-      const fs::path config = entry.path() / "model" / "config.json";
-      if (!fs::exists(config)) continue;
-      const std::string family = ReadJson(config).value("model_type", "");
-      if (std::find(built.begin(), built.end(), family) != built.end()) {
-        folders.push_back(entry.path());
-      }
+    std::set<std::string> missing(BuiltModelFamilies().begin(), BuiltModelFamilies().end());
+    const std::set<std::string> built = missing;
+    for (const auto& [name, tolerances] : tolerances_) {
+      const std::string family =
+          ReadJson(root_ / name / "model" / "config.json").value("model_type", "");
+      if (!built.contains(family)) continue;
+      folders.push_back(root_ / name);
+      missing.erase(family);
     }
-    std::sort(folders.begin(), folders.end());
+    EXPECT_TRUE(missing.empty()) << root_ << " has no folder of " << *missing.begin();
+    return folders;
+  }
+  // Those with a training run and with decoding.
+  std::vector<fs::path> TrainedFolders() const {
+    std::vector<fs::path> folders = Folders();
+    std::erase_if(folders, [&](const fs::path& folder) {
+      if (tolerances_.at(folder.filename()).trained()) return false;
+      EXPECT_FALSE(fs::exists(folder / "training.json") || fs::exists(folder / "generation.json"))
+          << folder << " has what the README says it has not";
+      return true;
+    });
+    EXPECT_FALSE(folders.empty());
     return folders;
   }
 
@@ -122,54 +143,69 @@ class FixtureTest : public testing::Test {
 // A fixture folder opened: its model, batches and expectations.
 struct Fixture {
   std::string name;
-  proto::ModelConfig config;
+  std::unique_ptr<WeightSource> model;
   HarnessOptions options;
-  std::vector<std::vector<int32_t>> ids;
-  TensorFile weights;
   nlohmann::json expected_json;
 
   explicit Fixture(const fs::path& folder) : name(folder.filename()) {
-    std::ifstream in(folder / "model" / "config.json");
-    std::stringstream text;
-    text << in.rdbuf();
-    auto parsed = ParseHuggingFaceConfig(text.str(), folder);
-    EXPECT_TRUE(parsed.ok()) << parsed.status().message();
-    config = parsed.value();
-    options.shape = ModelShape::From(config);
+    auto opened = WeightSource::Open((folder / "model").string());
+    CHECK(opened.ok()) << opened.status().message();
+    model = std::move(opened).value();
+    options.shape = ModelShape::From(model->config());
     options.device = kDevice;
-    weights = TensorFile::Open(folder / "model" / "model.safetensors");
-    expected_json = ReadJson(folder / "expected.json");
     options.initial = [this](const ParameterSpec& spec, const Box& box, float* out) {
-      // Published bytes, seen under the shape in which shards are boxes.
-      const std::vector<float> all = weights.Read<float>(spec.name);
-      CopyRegion(box, Box::Whole(spec.shape), reinterpret_cast<const std::byte*>(all.data()), box,
-                 reinterpret_cast<std::byte*>(out), sizeof(float));
-      return OkStatus();
+      return model->Read(spec.name, spec.shape, box, out);
     };
-    ReadBatches(folder);
+    expected_json = ReadJson(folder / "expected.json");
+    const TensorFile batches = TensorFile::Open(folder / "batch.safetensors");
+    for (int i = 0; batches.reader->Find(StrCat("batch", i, ".input_ids")) != nullptr; ++i) {
+      ReadBatch(batches, StrCat("batch", i, "."));
+    }
+    CHECK(!options.microbatches.empty()) << folder << " has no batches";
   }
 
-  void ReadBatches(const fs::path& folder) {
-    const TensorFile batch = TensorFile::Open(folder / "batch.safetensors");
-    for (int i = 0; i < 4; ++i) {
-      const std::string at = "batch" + std::to_string(i) + ".";
-      const Shape shape = batch.reader->Find(at + "input_ids")->shape;
-      options.tokens = {shape[0], shape[1]};
-      const auto in_ids = batch.Read<int64_t>(at + "input_ids");
-      const auto in_labels = batch.Read<int64_t>(at + "labels");
-      HarnessBatch microbatch;
-      microbatch.ids.assign(in_ids.begin(), in_ids.end());
-      // The files' labels are those of their own position; ours belong to the position before.
-      for (int64_t b = 0; b < shape[0]; ++b) {
-        for (int64_t t = 0; t < shape[1]; ++t) {
-          const int64_t next = b * shape[1] + t + 1;
-          microbatch.labels.push_back(t + 1 < shape[1] ? static_cast<int32_t>(in_labels[next])
-                                                       : kNoLabel);
-        }
+  void ReadBatch(const TensorFile& batches, const std::string& prefix) {
+    const Shape shape = batches.reader->Find(prefix + "input_ids")->shape;
+    options.tokens = {shape[0], shape[1]};
+    const auto ids = batches.Read<int64_t>(prefix + "input_ids");
+    const auto labels = batches.Read<int64_t>(prefix + "labels");
+    HarnessBatch batch;
+    batch.ids.assign(ids.begin(), ids.end());
+    // The files' labels are those of their own position; ours belong to the position before.
+    for (int64_t b = 0; b < shape[0]; ++b) {
+      for (int64_t t = 0; t < shape[1]; ++t) {
+        const int64_t next = b * shape[1] + t + 1;
+        batch.labels.push_back(t + 1 < shape[1] ? static_cast<int32_t>(labels[next]) : kNoLabel);
       }
-      ids.push_back(microbatch.ids);
-      options.microbatches.push_back(std::move(microbatch));
     }
+    options.microbatches.push_back(std::move(batch));
+  }
+
+  // The run of training.json.
+  void SetTraining(const nlohmann::json& training) {
+    const auto& optimizer = training["optimizer"];
+    CHECK_EQ(optimizer["name"], "adamw");
+    options.steps = training["steps"];
+    CHECK_EQ(training["log"].size(), static_cast<size_t>(options.steps));
+    CHECK_EQ(training["microbatches_per_step"], options.microbatches.size());
+    for (size_t i = 0; i < options.microbatches.size(); ++i) {
+      const auto& labels = options.microbatches[i].labels;
+      CHECK_EQ(training["label_counts"][i],
+               labels.size() - std::count(labels.begin(), labels.end(), kNoLabel));
+    }
+    options.adamw.beta1 = optimizer["betas"][0];
+    options.adamw.beta2 = optimizer["betas"][1];
+    options.adamw.eps = optimizer["eps"];
+    options.adamw.weight_decay = optimizer["weight_decay"];
+    options.clip_norm = training["gradient_clip"]["max_norm"];
+    options.lr = [log = training["log"]](int64_t step) { return double{log[step - 1]["lr"]}; };
+  }
+
+  std::vector<float> Initial(const std::string& tensor, const Shape& shape) const {
+    std::vector<float> values(ElementCount(shape));
+    const Status status = model->Read(tensor, Box::Whole(shape), values.data());
+    CHECK(status.ok()) << status.message();
+    return values;
   }
 
   // Elements whose gradient is zero by algebra: [from, to) of the flat tensor, by name.
@@ -199,7 +235,7 @@ TEST_F(FixtureTest, LogitsAreThoseOfTheReference) {
     ASSERT_TRUE(model.ok()) << model.status().message();
     const TokenShape tokens = fixture.options.tokens;
     LanguageModel::Session session(model.value().get(), tokens.batch, tokens.length);
-    const Tensor logits = session.AppendWithAllLogits(fixture.ids[0]);
+    const Tensor logits = session.AppendWithAllLogits(fixture.options.microbatches[0].ids);
     const auto expected = TensorFile::Open(folder / "expected.safetensors").Read<float>("logits");
     ASSERT_EQ(logits.elements(), static_cast<int64_t>(expected.size()));
     double worst = 0;
@@ -245,13 +281,11 @@ TEST_F(FixtureTest, LossAndGradientsAreThoseOfTheReference) {
 }
 
 TEST_F(FixtureTest, TwelveStepsOfTrainingFollowTheReference) {
-  for (const fs::path& folder : Folders()) {
-    if (!fs::exists(folder / "training.json")) continue;
+  for (const fs::path& folder : TrainedFolders()) {
     SCOPED_TRACE(folder);
     Fixture fixture(folder);
     const auto training = ReadJson(folder / "training.json");
-    fixture.options.steps = training["steps"];
-    fixture.options.lr = [&](int64_t step) { return double{training["log"][step - 1]["lr"]}; };
+    fixture.SetTraining(training);
     const HarnessResult result = RunHarness(fixture.options);
     ASSERT_TRUE(result.status.ok()) << result.status.message();
     const Tolerances tolerance = tolerances_.at(fixture.name);
@@ -261,10 +295,11 @@ TEST_F(FixtureTest, TwelveStepsOfTrainingFollowTheReference) {
       EXPECT_NEAR(result.norms[step] / double{log["grad_norm"]}, 1.0, tolerance.train_norm) << step;
     }
     const TensorFile trained = TensorFile::Open(folder / "trained.safetensors");
+    EXPECT_EQ(trained.reader->header().tensors.size(), fixture.model->tensors().size());
     double difference = 0, moved = 0, worst = 0;
     for (const SafetensorsTensor& tensor : trained.reader->header().tensors) {
       const auto reference = trained.Read<float>(tensor.name);
-      const auto start = fixture.weights.Read<float>(tensor.name);
+      const auto start = fixture.Initial(tensor.name, tensor.shape);
       const auto& ours = result.state.at(tensor.name);
       const auto zero = fixture.ZeroSlices(tensor.name, static_cast<int64_t>(reference.size()));
       for (size_t i = 0; i < reference.size(); ++i) {
@@ -281,25 +316,22 @@ TEST_F(FixtureTest, TwelveStepsOfTrainingFollowTheReference) {
 }
 
 TEST_F(FixtureTest, GreedyDecodingIsThatOfTheReference) {
-  for (const fs::path& folder : Folders()) {
-    if (!fs::exists(folder / "generation.json")) continue;
+  for (const fs::path& folder : TrainedFolders()) {
     SCOPED_TRACE(folder);
     const auto generation = ReadJson(folder / "generation.json");
     auto model = LanguageModel::Load((folder / "model").string(), {DType::kF32, 1, kGpu});
     ASSERT_TRUE(model.ok()) << model.status().message();
+    GenerationOptions options;
+    options.sampling.temperature = 0;
+    options.tokens_max = generation["new_tokens"];
+    options.end_ids = model.value()->source().end_ids();
+    options.ignore_end = true;
+    ASSERT_FALSE(generation["greedy"].empty());
     for (const auto& run : generation["greedy"]) {
-      const std::vector<int32_t> prompt = run["prompt"], expected = run["tokens"];
-      LanguageModel::Session session(model.value().get(), 1,
-                                     static_cast<int64_t>(prompt.size() + expected.size()));
-      Tensor logits = session.Append(prompt);
-      std::vector<int32_t> tokens;
-      while (true) {
-        const float* row = logits.as<float>();
-        tokens.push_back(static_cast<int32_t>(std::max_element(row, row + logits.dim(1)) - row));
-        if (tokens.size() == expected.size()) break;
-        logits = session.Append({&tokens.back(), 1});
-      }
-      EXPECT_EQ(tokens, expected);
+      const auto result = Generate(model->get(), nullptr, run["prompt"], options);
+      ASSERT_TRUE(result.ok()) << result.status().message();
+      EXPECT_EQ(result->ids, std::vector<int32_t>(run["tokens"]));
+      EXPECT_EQ(result->finish_reason, "length");
     }
   }
 }
