@@ -103,11 +103,31 @@ void CopyGradients(const std::vector<StateTensor>& state, const ShardedParameter
   for (const StateTensor& tensor : state) {
     if (tensor.kind != StateTensor::Kind::kWeight) continue;
     const Tensor gradient = store.ReducedGradient(tensor.id);
-    // Rows that this rank updates; of replicas only those it would write.
-    if (gradient.elements() != tensor.tensor.elements()) continue;
+    CHECK_EQ(gradient.elements(), tensor.tensor.elements()) << tensor.name;
     result->gradients.push_back({tensor.name, tensor.box, tensor.shape, Values(gradient, stream)});
   }
 }
+
+// The store as the model sees it, with every gradient told.
+class ObservedStore final : public ParameterStore {
+ public:
+  ObservedStore(ShardedParameterStore* store, std::function<void()> on_gradient)
+      : store_(store), on_gradient_(std::move(on_gradient)) {}
+
+  Tensor Acquire(ParamId id) override { return store_->Acquire(id); }
+  void Release(ParamId id) override { store_->Release(id); }
+  GradientSink Gradients(ParamId id, int role, MicrobatchId microbatch) override {
+    return store_->Gradients(id, role, microbatch);
+  }
+  void GradientDone(ParamId id, int role, MicrobatchId microbatch) override {
+    on_gradient_();
+    store_->GradientDone(id, role, microbatch);
+  }
+
+ private:
+  ShardedParameterStore* store_;
+  std::function<void()> on_gradient_;
+};
 
 Status Run(const HarnessOptions& options, Stream& stream, ProcessGroups* groups,
            HarnessRank* result) {
@@ -120,12 +140,17 @@ Status Run(const HarnessOptions& options, Stream& stream, ProcessGroups* groups,
   store_options.microbatches = static_cast<int>(options.microbatches.size());
   store_options.leaves = options.leaves;
   store_options.bucket_bytes = 1 << 14;  // several buckets, although the models are tiny
+  const auto on_event = [&](const char* event) {
+    if (options.on_event) options.on_event(groups->rank(), event);
+  };
+  store_options.phase = [&](const char* phase, int) { on_event(phase); };
   ShardedParameterStore store(specs, groups, &stream, store_options);
+  ObservedStore observed(&store, [&] { on_event("gradient"); });
   const Batches batches(options, &stream);
   const StageOptions stage_options{
       options.shape, mesh, groups->rank(), options.tokens, options.compute, options.recompute};
   const auto source = [&](MicrobatchId id) -> const Microbatch& { return batches.Get(id); };
-  DecoderStage stage(stage_options, specs, &stream, &store,
+  DecoderStage stage(stage_options, specs, &stream, &observed,
                      TensorGroup(groups->Along(Axis::kTensor), kTimeout), source);
   ASSIGN_OR_RETURN(Schedule schedule, MakeSchedule(options.schedule, options.pipeline,
                                                    static_cast<int>(store.microbatches().size())));
@@ -152,7 +177,7 @@ Status Run(const HarnessOptions& options, Stream& stream, ProcessGroups* groups,
     if (options.lr) adamw.lr = options.lr(step);
     adamw.t = step;
     ASSIGN_OR_RETURN(const double norm, training_step.Run(adamw));
-    if (step == 1) CopyGradients(store.StateToSave(), store, &stream, result);
+    if (step == 1) CopyGradients(store.StateToLoad(), store, &stream, result);
     store.Commit(step);
     result->norms.push_back(norm);
     for (const auto& [microbatch, loss] : stage.TakeLosses()) {
@@ -160,15 +185,16 @@ Status Run(const HarnessOptions& options, Stream& stream, ProcessGroups* groups,
     }
   }
   result->replayed = training_step.replayed();
-  for (const StateTensor& tensor : store.StateToSave()) {
+  for (const StateTensor& tensor : store.StateToLoad()) {
     result->state.push_back(
         {tensor.name, tensor.box, tensor.shape, Values(tensor.tensor, &stream)});
   }
   return OkStatus();
 }
 
-void Assemble(const std::vector<HarnessRank::Part>& parts,
-              std::map<std::string, std::vector<float>>* whole) {
+}  // namespace
+
+void Assemble(const std::vector<HarnessRank::Part>& parts, HarnessTensors* whole) {
   for (const HarnessRank::Part& part : parts) {
     std::vector<float>& values = (*whole)[part.name];
     values.resize(ElementCount(part.shape));
@@ -177,12 +203,25 @@ void Assemble(const std::vector<HarnessRank::Part>& parts,
   }
 }
 
-}  // namespace
+std::string DifferingParts(const std::vector<HarnessRank::Part>& parts,
+                           const HarnessTensors& whole) {
+  std::string differing;
+  for (const HarnessRank::Part& part : parts) {
+    std::vector<float> expected(part.values.size());
+    CopyRegion(part.box, Box::Whole(part.shape),
+               reinterpret_cast<const std::byte*>(whole.at(part.name).data()), part.box,
+               reinterpret_cast<std::byte*>(expected.data()), sizeof(float));
+    if (std::memcmp(part.values.data(), expected.data(), expected.size() * sizeof(float)) != 0) {
+      differing += StrCat(differing.empty() ? "" : ", ", part.name, " ", part.box.ToString());
+    }
+  }
+  return differing;
+}
 
 HarnessRank RunHarnessRank(const HarnessOptions& options, CommunicatorFactory* factory, int rank,
-                           int first_world_rank) {
+                           int first_world_rank, uint64_t generation) {
   const Mesh mesh(options.data, options.tensor, options.pipeline);
-  HostMap hosts = IdentityHosts(mesh.size());
+  HostMap hosts = IdentityHosts(mesh.size(), generation);
   for (int& world_rank : hosts.world_rank_of) world_rank += first_world_rank;
   const bool gpu = options.device == DeviceKind::kCuda;
   const auto stream =
@@ -206,27 +245,28 @@ HarnessResult RunHarness(const HarnessOptions& options) {
   for (std::thread& thread : threads) thread.join();
 
   HarnessResult result;
-  std::map<std::pair<int, int>, double> losses;
   for (HarnessRank& rank : ranks) {
     if (result.status.ok()) result.status = rank.status;
     Assemble(rank.state, &result.state);
     Assemble(rank.gradients, &result.gradients);
-    losses.insert(rank.losses.begin(), rank.losses.end());
+    result.microbatch_losses.insert(rank.losses.begin(), rank.losses.end());
   }
   if (!result.status.ok()) return result;
   result.norms = ranks[0].norms;
   result.replayed = ranks[0].replayed;
   for (const HarnessRank& rank : ranks) {
     if (rank.norms != result.norms) result.status = InternalError("ranks disagree on the norm");
+    const std::string differing =
+        DifferingParts(rank.state, result.state) + DifferingParts(rank.gradients, result.gradients);
+    if (!differing.empty()) result.status = InternalError("ranks disagree on " + differing);
   }
   for (int step = 1; step <= options.steps; ++step) {
-    result.losses.push_back(MeanLoss(options, losses, step));
+    result.losses.push_back(MeanLoss(options, result.microbatch_losses, step));
   }
   return result;
 }
 
-double MeanLoss(const HarnessOptions& options, const std::map<std::pair<int, int>, double>& losses,
-                int step) {
+double MeanLoss(const HarnessOptions& options, const HarnessLosses& losses, int step) {
   double sum = 0;
   int64_t tokens = 0;
   for (size_t i = 0; i < options.microbatches.size(); ++i) {

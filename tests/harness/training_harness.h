@@ -39,47 +39,61 @@ struct HarnessOptions {
   AdamWStep adamw{1e-3, 0.9, 0.95, 1e-8, 0.1, 0, 1};  // t: the harness' to say
   double clip_norm = 1.0;
   bool record = true;  // steps of GPUs as graphs
+  // Called by rank `rank`'s thread: phases of its store, and "gradient" before each gradient that
+  // its model is done with.
+  std::function<void(int rank, const std::string& event)> on_event;
   // Initial values; FillInitialValues with seed 1 when empty.
   std::function<Status(const ParameterSpec&, const Box&, float*)> initial;
 
   int ranks() const { return data * tensor * pipeline; }
 };
 
+// Whole tensors, by name.
+using HarnessTensors = std::map<std::string, std::vector<float>>;
+// By (step, microbatch).
+using HarnessLosses = std::map<std::pair<int, int>, double>;
+
 // What one rank has at the end.
 struct HarnessRank {
   Status status;
-  std::vector<double> norms;                     // by step
-  std::map<std::pair<int, int>, double> losses;  // (step, microbatch); last stages alone
+  std::vector<double> norms;  // by step
+  HarnessLosses losses;       // last stages alone
   struct Part {
     std::string name;
     Box box;
     Shape shape;
     std::vector<float> values;
   };
-  std::vector<Part> state;      // boxes that this rank would write: weights and moments
+  std::vector<Part> state;      // all that this rank updates, copies too: weights and moments
   int64_t replayed = 0;         // steps, from a recording
   std::vector<Part> gradients;  // reduced gradients of the first step, before clipping
 };
 
 // Runs logical rank `rank`; collective over the ranks of the layout. The world rank of logical rank
-// r is r + first_world_rank.
+// r is r + first_world_rank. Runs of one world have generations of their own.
 HarnessRank RunHarnessRank(const HarnessOptions& options, CommunicatorFactory* factory, int rank,
-                           int first_world_rank = 0);
+                           int first_world_rank = 0, uint64_t generation = 1);
 
-// All ranks as threads of this process.
+// All ranks as threads of this process. kInternal where ranks do not agree about what they share.
 struct HarnessResult {
   Status status;
   std::vector<double> norms;
-  int64_t replayed = 0;                             // steps of the first rank
-  std::vector<double> losses;                       // mean over label tokens, by step
-  std::map<std::string, std::vector<float>> state;  // whole tensors, by name
-  std::map<std::string, std::vector<float>> gradients;
+  int64_t replayed = 0;        // steps of the first rank
+  std::vector<double> losses;  // mean over label tokens, by step
+  HarnessLosses microbatch_losses;
+  HarnessTensors state;
+  HarnessTensors gradients;
 };
 HarnessResult RunHarness(const HarnessOptions& options);
 
+// Puts the parts of a rank into whole tensors.
+void Assemble(const std::vector<HarnessRank::Part>& parts, HarnessTensors* whole);
+// The parts that do not have the bits of `whole`, by name and box; empty when all have.
+std::string DifferingParts(const std::vector<HarnessRank::Part>& parts,
+                           const HarnessTensors& whole);
+
 // Losses of a step folded in ascending microbatch id, divided by all label tokens.
-double MeanLoss(const HarnessOptions& options, const std::map<std::pair<int, int>, double>& losses,
-                int step);
+double MeanLoss(const HarnessOptions& options, const HarnessLosses& losses, int step);
 
 // Random ids and labels, some without a label.
 std::vector<HarnessBatch> RandomBatches(int count, TokenShape tokens, int64_t vocab_size,
