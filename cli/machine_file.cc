@@ -100,7 +100,10 @@ Result<MachineFile> ReadMachineFile(const std::string& path) {
     return reader.ReadMap(
         node, "reach",
         {{"products", false, reader.Number("reach.products", 1, 1, &machine.reach_products)},
-         {"attention", false, reader.Number("reach.attention", 1, 1, &machine.reach_attention)},
+         {"attention_forward", false,
+          reader.Number("reach.attention_forward", 1, 1, &machine.reach_attention)},
+         {"attention_backward", false,
+          reader.Number("reach.attention_backward", 1, 1, &machine.reach_attention_backward)},
          {"memory", false, reader.Number("reach.memory", 1, 1, &machine.reach_memory)}});
   };
   RETURN_IF_ERROR(reader.ReadMap(

@@ -21,6 +21,7 @@ struct MachineFile {
   // Shares of the peaks that are expected; 1 where the file does not say.
   double reach_products = 1;
   double reach_attention = 1;
+  double reach_attention_backward = 1;
   double reach_memory = 1;
 };
 

@@ -145,6 +145,7 @@ const char* KindText(KernelEstimate::Kind kind) {
     case KernelEstimate::Kind::kProduct:
       return "product";
     case KernelEstimate::Kind::kAttention:
+    case KernelEstimate::Kind::kAttentionBackward:
       return "attention";
     default:
       return "memory";

@@ -44,7 +44,11 @@ class StepKernels {
     // Recomputing: a layer's forward pass once more, or only what is between its products.
     const int64_t again = recompute_ == Recompute::kFull ? 2 : 1;
     const int64_t cheap_again = recompute_ == Recompute::kNone ? 1 : 2;
-    Memory("embedding", 2 * microbatches_, 2 * t * Wide(hidden_));
+    Memory("embedding forward", microbatches_, 2 * t * Wide(hidden_));
+    // The rows of the tokens that are there are added to, in f32.
+    const double rows = std::min(t, static_cast<double>(vocabulary_));
+    Memory("embedding backward", microbatches_,
+           t * Wide(hidden_) + 8 * rows * static_cast<double>(hidden_));
     const double norm = 4 * t * Wide(hidden_);
     Memory("norm forward", 2 * per_layer * cheap_again, norm);
     Product("qkv", queries_ + 2 * keys_, hidden_, per_layer, again);
@@ -60,6 +64,10 @@ class StepKernels {
       Gelu(per_layer, again);
     }
     Memory("norm backward", 2 * per_layer, norm);
+    Memory("final norm", microbatches_, 2 * norm);
+    if (!rotary) {  // every product of a layer has a bias, whose gradient reads its dy
+      Memory("bias gradients", per_layer, t * Wide(queries_ + 2 * keys_ + 2 * hidden_ + inner_));
+    }
     Product("head", vocabulary_, hidden_, microbatches_, 1);
     // Logits are read, again from the cache, and overwritten by their gradient.
     Memory("classifier", microbatches_, 2 * t * Wide(vocabulary_));
@@ -82,8 +90,9 @@ class StepKernels {
     kernel.flop = flop_each * static_cast<double>(calls);
     kernel.bytes = bytes_each * static_cast<double>(calls);
     const double peak = machine_.peak_flop.at(request_.compute);
-    const double reach =
-        kind == Kind::kAttention ? machine_.reach_attention : machine_.reach_products;
+    const double reach = kind == Kind::kAttention           ? machine_.reach_attention
+                         : kind == Kind::kAttentionBackward ? machine_.reach_attention_backward
+                                                            : machine_.reach_products;
     const double moving = kernel.bytes / machine_.memory_bytes_per_second;
     kernel.roofline_seconds = std::max(kernel.flop / peak, moving);
     kernel.expected_seconds =
@@ -134,7 +143,7 @@ class StepKernels {
     const double flop = 2 * t * static_cast<double>(length_) * static_cast<double>(queries_);
     Add("attention forward", Kind::kAttention, calls * forwards, flop,
         t * Wide(2 * queries_ + 2 * keys_));
-    Add("attention backward", Kind::kAttention, calls, 2.5 * flop,
+    Add("attention backward", Kind::kAttentionBackward, calls, 2.5 * flop,
         t * Wide(4 * queries_ + 4 * keys_));
   }
 

@@ -94,7 +94,9 @@ void CoordinatorState::OnStepReport(WorkerId id, const proto::ToCoordinator& mes
     liveness_.Learn(phase.phase(), phase.seconds());
   }
   StepTally& tally = steps_.at(report.step());
-  const Status agreed = tally.Add(report, worker.info.rank);
+  auto replicated = worker.info.point;
+  replicated[static_cast<int>(Axis::kData)] = 0;
+  const Status agreed = tally.Add(report, worker.info.rank, options_.mesh.RankOf(replicated));
   if (!agreed.ok()) {
     const std::string reason = StrCat("step ", report.step(), ": ", agreed.message());
     EmitEvent("corruption", report.step(), reason);

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <limits>
 
+#include "cluster/base/checksum.h"
 #include "proto/control.pb.h"
 
 namespace trireme {
@@ -63,13 +64,22 @@ Status StepTally::Agreed::Add(const char* name, double other, int other_rank) {
                               " says ", Exact(other)));
 }
 
-Status StepTally::Add(const proto::StepReport& report, int rank) {
+Status StepTally::Add(const proto::StepReport& report, int rank, int part_of_model) {
   --missing_;
   for (const proto::LossPart& part : report.loss_parts()) RETURN_IF_ERROR(loss_.Add(part, rank));
   if (report.has_grad_norm()) {
     RETURN_IF_ERROR(grad_norm_.Add("gradient norm", report.grad_norm(), rank));
   }
   if (report.has_lr()) RETURN_IF_ERROR(lr_.Add("learning rate", report.lr(), rank));
+  if (report.has_state_checksum()) {
+    const uint64_t own = report.state_checksum();
+    const Checksum& first = state_.try_emplace(part_of_model, Checksum{own, rank}).first->second;
+    if (first.value != own) {
+      return DataLossError(StrCat("weights and optimizer state: rank ", first.rank,
+                                  " has checksum ", ChecksumHex(first.value), ", rank ", rank,
+                                  " has ", ChecksumHex(own)));
+    }
+  }
   seconds_ = std::max(seconds_, report.seconds());
   flop_ += report.flop();
   memory_bytes_ = std::max<int64_t>(memory_bytes_, report.memory_bytes());

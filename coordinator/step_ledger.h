@@ -40,8 +40,9 @@ class StepTally {
  public:
   explicit StepTally(int workers) : missing_(workers) {}
 
-  // kDataLoss names two ranks that disagree.
-  Status Add(const proto::StepReport& report, int rank);
+  // part_of_model: equal for ranks that are replicas of each other. kDataLoss names two ranks
+  // that disagree.
+  Status Add(const proto::StepReport& report, int rank, int part_of_model);
   bool complete() const { return missing_ == 0; }
   // peak_flop_per_second: of all workers together, 0 when it is not known.
   StepMetrics Metrics(int64_t step, int64_t label_tokens_before, double peak_flop_per_second,
@@ -54,8 +55,14 @@ class StepTally {
     Status Add(const char* name, double other, int other_rank);
   };
 
+  struct Checksum {
+    uint64_t value;
+    int rank;  // who said it first
+  };
+
   int missing_;
   LossSum loss_;
+  std::map<int, Checksum> state_;  // by part of the model
   Agreed grad_norm_;
   Agreed lr_;
   double seconds_ = 0;

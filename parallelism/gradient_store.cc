@@ -340,6 +340,20 @@ Status ShardedParameterStore::FinishLoad(int64_t step, Micros timeout) {
   return OkStatus();
 }
 
+std::vector<Tensor> ShardedParameterStore::Replicated() {
+  std::vector<Tensor> tensors;
+  for (const LocalParameter& local : layout_.locals) {
+    tensors.push_back(Acquire(local.id));
+    if (options_.zero_level > 0) continue;
+    for (const StateTensor& state : StateOf(local, local.updated, true)) {
+      // Weights in f32 are their own masters.
+      if (state.kind == StateTensor::Kind::kWeight && !local.bf16) continue;
+      tensors.push_back(state.tensor);
+    }
+  }
+  return tensors;
+}
+
 Tensor ShardedParameterStore::ReducedGradient(ParamId id) const {
   const LocalParameter& local = layout_.locals[LocalOf(id)];
   Shape extent = local.region.extent;

@@ -116,6 +116,10 @@ class ShardedParameterStore final : public ParameterStore {
   // Casts and gathers what the model computes with.
   Status FinishLoad(int64_t step, Micros timeout);
 
+  // What is committed and equal on all ranks of the data axis: weights, and at ZeRO 0 masters and
+  // moments.
+  std::vector<Tensor> Replicated();
+
   // The reduced gradient of the rows that this rank updates, between FinishReduction and BeginStep:
   // for tests, and for the gradients of fixtures.
   Tensor ReducedGradient(ParamId id) const;

@@ -54,7 +54,8 @@ both='AdamWKernel|AdamWRoundedKernel|AddKernel|CastKernel|EmbeddingForwardKernel
 both+='EmbeddingBackwardKernel<8|PositionEmbeddingKernel<8|GeluForwardKernel|GeluBackwardKernel|'
 both+='SwiGluForwardKernel|SwiGluBackwardKernel|NormForwardKernel|NormBackwardKernel|RotaryKernel<8|'
 both+='SoftmaxGradientKernel|AttentionForwardKernel|AttentionKeyGradientKernel|'
-both+='AttentionQueryGradientKernel|CrossEntropyKernel'
+both+='AttentionQueryGradientKernel|CrossEntropyKernel|SumInOrderKernel<float, true, 2>|'
+both+='SumInOrderKernel<float, true, 4>|SumInOrderKernel<float, true, 8>'
 loads='SoftmaxStatisticsKernel|SumsOfSquaresKernel|SumF64Kernel|StateChecksumKernel|'
 loads+='BiasPartialsKernel<8|LongRunsKernel<8'
 

@@ -4,12 +4,13 @@
 #   run.sh [--dry-run] [--out FOLDER] [correctness] [sanitizer] [performance]
 #
 # Without names all three parts run. A part takes less than 8 minutes: what is not done by then is
-# reported as cut off. A step that cannot run here (no GPU, no compute-sanitizer, no PyTorch, a
-# program that the bundle lacks) is reported as skipped, with the reason. Exit status: 0 when no step
-# failed and at least one ran.
+# reported as cut off; the sanitizers share their part's time evenly. A step that cannot run here (no
+# GPU, no compute-sanitizer, no PyTorch, a program that the bundle lacks) is reported as skipped, with
+# the reason. Exit status: 0 when at least one step ran, none failed, and none of correctness and
+# sanitizer was cut off.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-part_seconds=470
+part_seconds=${TRIREME_PART_SECONDS:-470}
 out=$PWD/gpu_suite_report
 dry=no
 parts=()
@@ -33,24 +34,26 @@ correctness|decoding, scoring, generation|gpu cuda_inference_gpu_test|cuda_infer
 correctness|two runs, the same bits|gpu trireme|rerun
 correctness|two GPUs by NCCL, the bits of one|gpus2 trireme|two_gpus
 correctness|the loss curve of the CPU|gpu trireme|curve
-sanitizer|memcheck|gpu sanitizer cuda_kernels_gpu_test|compute-sanitizer --tool memcheck --error-exitcode 1 cuda_kernels_gpu_test
-sanitizer|racecheck|gpu sanitizer cuda_kernels_gpu_test|compute-sanitizer --tool racecheck --error-exitcode 1 cuda_kernels_gpu_test
-sanitizer|initcheck|gpu sanitizer cuda_kernels_gpu_test|compute-sanitizer --tool initcheck --error-exitcode 1 cuda_kernels_gpu_test
-performance|kernels|gpu kernels_benchmark|kernels_benchmark --device=cuda --benchmark_format=json
-performance|gpt2-124m, expected|trireme|expect gpt2-124m 32
+sanitizer|memcheck|gpu sanitizer cuda_kernels_gpu_test|sanitize memcheck cuda_kernels_gpu_test
+sanitizer|memcheck of training|gpu sanitizer cuda_training_gpu_test|sanitize memcheck cuda_training_gpu_test
+sanitizer|racecheck|gpu sanitizer cuda_kernels_gpu_test|sanitize racecheck cuda_kernels_gpu_test
+sanitizer|initcheck|gpu sanitizer cuda_kernels_gpu_test|sanitize initcheck cuda_kernels_gpu_test
+performance|gpt2-124m, expected|trireme|expect gpt2-124m 32 1024
 performance|gpt2-124m|gpu train_benchmark|timed gpt2-124m --batch 32 --length 1024
 performance|gpt2-124m, attention with atomics|gpu train_benchmark|TRIREME_ATTENTION=fast timed gpt2-124m --batch 32 --length 1024
 performance|gpt2-124m, torch.compile|gpu torch|peer gpt2-124m 32
-performance|gpt2-350m, expected|trireme|expect gpt2-350m 32
+performance|gpt2-350m, expected|trireme|expect gpt2-350m 32 1024
 performance|gpt2-350m|gpu train_benchmark|timed gpt2-350m --batch 32 --length 1024
 performance|gpt2-350m, torch.compile|gpu torch|peer gpt2-350m 32
-performance|gpt2-774m, expected|trireme|expect gpt2-774m 16
+performance|gpt2-774m, expected|trireme|expect gpt2-774m 16 1024
 performance|gpt2-774m|gpu train_benchmark|timed gpt2-774m --batch 16 --length 1024
 performance|gpt2-774m, torch.compile|gpu torch|peer gpt2-774m 16
-performance|gpt2-1558m, expected|trireme|expect gpt2-1558m 8
+performance|gpt2-1558m, expected|trireme|expect gpt2-1558m 8 1024
 performance|gpt2-1558m|gpu train_benchmark|timed gpt2-1558m --batch 8 --length 1024
 performance|gpt2-1558m, torch.compile|gpu torch|peer gpt2-1558m 8
-performance|4 layers of llama-2-7b|gpu train_benchmark|timed llama-2-7b --layers 4 --batch 2 --length 4096'
+performance|llama-2-7b, 4 layers, expected|trireme|expect llama-2-7b 2 4096 4
+performance|llama-2-7b, 4 layers|gpu train_benchmark|timed llama-2-7b --layers 4 --batch 2 --length 4096
+performance|kernels|gpu kernels_benchmark|kernels_benchmark --device=cuda --benchmark_format=json'
 
 if [ $dry = yes ]; then
   echo "runs:    (run.sh; a part at most $part_seconds s)"
@@ -116,11 +119,14 @@ curve() {
     awk 'NR % 50 == 0 {d = ($1 - $2) / $2; print NR, $1, $2, d; if (d > 0.02 || d < -0.02) bad = 1; n++}
          END {exit bad || n < 20}'
 }
-expect() { # PRESET BATCH
+sanitize() { # TOOL PROGRAM
+  compute-sanitizer --tool "$1" --error-exitcode 1 "$2"
+}
+expect() { # PRESET BATCH LENGTH [LAYERS]
   cat >"$out/plan.yaml" <<YAML
 run: {dir: $out/plan}
-model: {preset: $1}
-data: {train: [{path: none}], sequence_length: 1024}
+model: {preset: $1${4:+, num_hidden_layers: $4}}
+data: {train: [{path: none}], sequence_length: $3}
 batch: {sequences: $2, microbatch_sequences: $2, sum_leaves: 1}
 precision: {compute: bfloat16}
 YAML
@@ -135,6 +141,14 @@ peer() { # PRESET BATCH
   env -u LD_LIBRARY_PATH "$python" "$here/peers/pytorch_train.py" --preset "$1" --batch "$2" --length 1024 --dtype bfloat16 --compile --device cuda
 }
 
+# What the GPU did while a step ran: its clock in MHz, power in W and temperature, least to largest.
+watch_gpu() { # FILE
+  nvidia-smi --query-gpu=clocks.sm,power.draw,temperature.gpu --format=csv,noheader,nounits -lms 500 >"$1" 2>/dev/null
+}
+range() { # FILE COLUMN
+  awk -F', *' -v c="$2" '$c + 0 > 0 {if (!n++ || $c + 0 < least) least = $c + 0; if ($c + 0 > most) most = $c + 0}
+    END {if (n) printf "%g to %g", least, most}' "$1" 2>/dev/null
+}
 smi() { nvidia-smi --query-gpu="$1" --format=csv,noheader 2>/dev/null | head -1; }
 device=$(smi name)
 missing() { # NEEDS: why the step cannot run, or nothing
@@ -153,19 +167,21 @@ quoted() { # a JSON string of stdin
   tr -d '\000-\010\013-\037' | awk 'BEGIN {ORS = ""; print "\""} {gsub(/\\/, "\\\\"); gsub(/"/, "\\\""); gsub(/\t/, " "); print (NR > 1 ? "\\n" : "") $0} END {print "\""}'
 }
 
-export -f small_run rerun two_gpus curve expect timed peer
+export -f small_run rerun two_gpus curve sanitize expect timed peer
 export out here python device
 date=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 commit=$(cat "$here/commit" 2>/dev/null || echo unknown)
 driver=$(smi driver_version)
 clocks=$(smi clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem)
-results=() rows=() ran=0 failed=0
+results=() rows=() ran=0 failed=0 unfinished=0
 for part in "${parts[@]}"; do
   begin=$SECONDS
   while IFS='|' read -r in name needs command <&3; do
     [ "$in" = "$part" ] || continue
     log=$out/$part.$(tr -c 'a-zA-Z0-9\n' _ <<<"$name").log
     left=$((part_seconds - (SECONDS - begin)))
+    [ "$part" = sanitizer ] && [ "$left" -gt $((part_seconds / 4)) ] && left=$((part_seconds / 4))
+    watcher=
     why=$(missing "$needs")
     step_begin=$SECONDS
     if [ -n "$why" ]; then
@@ -176,21 +192,51 @@ for part in "${parts[@]}"; do
       echo "the part's $part_seconds s were over" >"$log"
     else
       ran=$((ran + 1))
+      if [ "$part" = performance ] && [ -n "$device" ]; then
+        watch_gpu "$log.gpu" &
+        watcher=$!
+      fi
       with_libraries timeout --kill-after=5 "$left" bash -c "$command" >"$log" 2>&1 </dev/null
       code=$?
+      # The watcher's child is nvidia-smi, which would go on.
+      [ -n "$watcher" ] && { pkill -P "$watcher" 2>/dev/null; kill "$watcher" 2>/dev/null; wait "$watcher" 2>/dev/null; }
       case $code in
         0) state=passed ;;
-        124 | 137) state="cut off" ;;
+        124 | 137) state="cut off" && { [ "$part" = performance ] || unfinished=$((unfinished + 1)); } ;;
         *) state=failed && failed=$((failed + 1)) ;;
       esac
     fi
     took=$((SECONDS - step_begin))
     printf '%-12s %-34s %-8s %4d s  %s\n' "$part" "$name" "$state" "$took" "$why"
     tail=$(tail -c 4000 "$log")
-    results+=("{\"part\": \"$part\", \"step\": $(quoted <<<"$name"), \"state\": \"$state\", \"seconds\": $took, \"output\": $(quoted <<<"$tail")}")
+    results+=("{\"part\": \"$part\", \"step\": $(quoted <<<"$name"), \"state\": \"$state\", \"seconds\": $took, \"sm_mhz\": $(range "$log.gpu" 1 | quoted), \"watts\": $(range "$log.gpu" 2 | quoted), \"celsius\": $(range "$log.gpu" 3 | quoted), \"output\": $(quoted <<<"$tail")}")
     rows+=("| $part | $name | $state | $took | $(tail -1 "$log" | cut -c 1-160 | tr '|' '/') |")
   done 3<<<"$steps"
 done
+
+# Measured beside expected, the peer and the goal for an H100 (targets: MFU in per cent), from the
+# last JSON line of each step's log.
+number() { # STEP KEY
+  tail -1 "$out/performance.$(tr -c 'a-zA-Z0-9\n' _ <<<"$1").log" 2>/dev/null | grep -o "\"$2\": *[0-9.e+-]*" | head -1 | grep -o '[0-9.e+-]*$'
+}
+figures() {
+  local model goal measured expected peer ratio
+  echo "| model | tokens/s | MFU | expected on an H100 | torch.compile | ratio to it | goal on an H100 (MFU) | GPU memory |"
+  echo "|---|---|---|---|---|---|---|---|"
+  while IFS='|' read -r model goal; do
+    measured=$(number "$model" tokens_per_second_best)
+    expected=$(number "$model, expected" tokens_per_second)
+    peer=$(number "$model, torch.compile" tokens_per_second_best)
+    ratio=$(awk -v a="$measured" -v b="$peer" 'BEGIN {if (a > 0 && b > 0) printf "%.2f", a / b}')
+    echo "| $model | ${measured:--} | $(number "$model" mfu) | ${expected:--} | ${peer:--} | ${ratio:--} | $goal | $(number "$model" memory_bytes_max) |"
+  done <<'MODELS'
+gpt2-124m|554000 (45 %)
+gpt2-350m|217000 (50 %)
+gpt2-774m|106000 (53 %)
+gpt2-1558m|59500 (59 %)
+llama-2-7b, 4 layers|(62 %)
+MODELS
+}
 
 join() { local IFS=,; echo "$*"; }
 doctor=$(with_libraries trireme doctor --json 2>/dev/null || echo null)
@@ -207,6 +253,10 @@ JSON
   echo "| part | step | state | seconds | last line |"
   echo "|---|---|---|---|---|"
   printf '%s\n' "${rows[@]}"
+  if [[ " ${parts[*]} " == *" performance "* ]]; then
+    echo
+    figures
+  fi
 } >"$out/report.md"
 echo "reports: $out/report.json, $out/report.md"
-[ $failed -eq 0 ] && [ $ran -gt 0 ]
+[ $failed -eq 0 ] && [ $unfinished -eq 0 ] && [ $ran -gt 0 ]

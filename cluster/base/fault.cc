@@ -39,11 +39,11 @@ Result<PlannedFault> ParseFault(const std::string& text) {
     fault.point = fields[2];
     fault.action = fields[3];
     good = fault.action == "kill" || fault.action == "stop" || fault.action == "hang" ||
-           fault.action == "silent";
+           fault.action == "silent" || fault.action == "flip";
   }
   if (good) return fault;
   return InvalidArgumentError(StrCat("TRIREME_FAULT='", text,
-                                     "': expected RANK:STEP:POINT:kill|stop|hang|silent, such as ",
+                                     "': expected RANK:STEP:POINT:kill|stop|hang|silent|flip, such as ",
                                      "3:7:pipeline.backward:kill"));
 }
 

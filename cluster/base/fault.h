@@ -14,7 +14,7 @@ struct PlannedFault {
   int rank = -1;  // none is planned
   int64_t step = 0;
   std::string point;
-  std::string action;  // kill, stop (SIGSTOP), hang (this thread alone), or silent
+  std::string action;  // kill, stop (SIGSTOP), hang (this thread alone), silent, or flip
 
   bool At(int here, int64_t now, std::string_view name) const {
     return rank == here && step == now && point == name;
@@ -27,7 +27,8 @@ Result<PlannedFault> ParseFault(const std::string& text);
 Result<PlannedFault> FaultFromEnvironment();
 
 // Does what is planned for this point, and does not return from kill and hang. `silent` is the
-// control client's own and does nothing here.
+// control client's own and `flip` (a bit of the weights, at state.committed) the worker's: they do
+// nothing here.
 void FaultPoint(const PlannedFault& fault, int rank, int64_t step, std::string_view point);
 
 }  // namespace trireme

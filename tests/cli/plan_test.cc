@@ -84,7 +84,7 @@ memory_gb_per_second: 1000
 link_gb_per_second: 100
 network_gb_per_second: 10
 program_gib: 0.25
-reach: {products: 0.5, memory: 0.8}
+reach: {products: 0.5, attention_forward: 0.5, attention_backward: 0.25, memory: 0.8}
 )";
 
 TEST_F(PlanTest, GeluIsPartOfItsProductsInBf16) {
@@ -105,6 +105,10 @@ TEST_F(PlanTest, GeluIsPartOfItsProductsInBf16) {
   EXPECT_EQ(f32.at("up forward"), 64 * 4.0 * (32 * (96 + 64) + 96 * 64));
   EXPECT_EQ(f32.at("gelu forward"), 64 * 4.0 * 2 * 32 * 96);
   EXPECT_EQ(f32.at("gelu backward"), 64 * 4.0 * 3 * 32 * 96);
+  // The dy of q, k and v, of the attention's output, of both products of the feed-forward.
+  EXPECT_EQ(f32.at("bias gradients"), 64 * 4.0 * 32 * (3 * 64 + 64 + 96 + 64));
+  // 32 rows of 64 in f32 are read and written, and as many of dx read; of 16 microbatches.
+  EXPECT_EQ(f32.at("embedding backward"), 16 * 4.0 * 3 * 32 * 64);
   auto bf16 = kernels("--set precision.compute=bfloat16");
   EXPECT_EQ(bf16.at("up forward"), 64 * 2.0 * (32 * (96 + 64) + 96 * 64 + 32 * 96));
   EXPECT_EQ(bf16.at("down input gradient"), 64 * 2.0 * (32 * (96 + 64) + 96 * 64 + 32 * 96));

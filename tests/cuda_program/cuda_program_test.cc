@@ -94,6 +94,12 @@ TEST_F(CudaProgramTest, WorkersWithAGpuEachTalkByNccl) {
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
   EXPECT_EQ(Hash("nccl"), Hash("gpu"));
   EXPECT_THAT(Log("nccl"), HasSubstr("communication by NCCL"));
+  // NCCL's own reductions: another order of sums, told in the log.
+  outcome = Train("--set run.dir=fast --set layout.data=2 --set layout.tensor=2",
+                  gpus + "4 TRIREME_NCCL_SUMS=fast");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_THAT(Log("fast"), HasSubstr("its own order: equal bits are not promised"));
+  ExpectSameCurve("fast", "gpu");
   // Fewer GPUs than workers: NCCL refuses ranks that share one.
   outcome = Train("--set run.dir=shared --set layout.data=2", gpus + "1");
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;

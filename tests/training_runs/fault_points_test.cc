@@ -64,6 +64,16 @@ TEST_F(FaultPointsTest, AWorkerWithoutALeaseWritesNothing) {
   GoesOnFrom(4);
 }
 
+// A replica whose memory has changed is found before its state is saved.
+TEST_F(FaultPointsTest, ABitThatFlipsInOneReplicaIsFound) {
+  Fails("2:9:state.committed:flip");
+  const std::string reason = LastEvent("hurt", "corruption")["reason"];
+  EXPECT_THAT(reason, HasSubstr("step 10: weights and optimizer state: rank 1 has checksum "));
+  EXPECT_THAT(reason, HasSubstr(", rank 2 has "));
+  EXPECT_EQ(LastEvent("hurt", "stop")["exit_code"], 5);
+  GoesOnFrom(8);
+}
+
 TEST_F(FaultPointsTest, APlanThatIsNoneIsRefused) {
   for (const std::string fault : {"", "2:8:checkpoint", "2:8:checkpoint:burn", "x:8:data:kill"}) {
     ExpectRefused(Train("", "env TRIREME_FAULT=" + fault), 2, "TRIREME_FAULT='" + fault + "'");

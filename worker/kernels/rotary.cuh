@@ -13,11 +13,13 @@ inline constexpr int kRotaryThreads = 128;
 template <int kWidth, typename T>
 __global__ void __launch_bounds__(kRotaryThreads)
     RotaryKernel(T* x, const int32_t* positions, const float* cosines, const float* sines,
-                 float sign, int64_t tokens, int64_t heads, int64_t head_dim, int64_t stride,
-                 int64_t half, int64_t rows) {
-  const int64_t i = (int64_t{blockIdx.x} * kRotaryThreads + threadIdx.x) * kWidth;
+                 float sign, uint32_t tokens, uint32_t heads, int64_t head_dim, int64_t stride,
+                 uint32_t half, int64_t rows) {
+  // In 32 bits: divisions of 64 would cost more than the memory that is moved.
+  const uint32_t i = (blockIdx.x * kRotaryThreads + threadIdx.x) * kWidth;
   if (i >= tokens * heads * half) return;
-  const int64_t pair = i % half, head = i / half % heads, n = i / half / heads;
+  const uint32_t of_head = i / half, pair = i - of_head * half;
+  const uint32_t n = of_head / heads, head = of_head - n * heads;
   const int64_t position = positions[n];
   if (position < 0 || position >= rows) __trap();
   T* low = x + n * stride + head * head_dim + pair;

@@ -14,10 +14,12 @@ void Rotate(Stream& stream, const Heads& x, const Tensor& positions, const Tenso
   const int64_t tokens = x.batch * x.length, half = cosines.dim(1);
   const gpu::LaunchShape shape{
       gpu::BlocksFor(tokens * x.heads * half, gpu::kRotaryThreads * kWidth), gpu::kRotaryThreads};
+  // Room for the index of a block's last thread.
+  CHECK_LT(tokens * x.heads * half, int64_t{1} << 31) << "pairs of elements in one call";
   gpu::Launch(stream, shape, gpu::RotaryKernel<kWidth, T>, static_cast<T*>(x.data),
               positions.as<int32_t>(), cosines.as<float>(), sines.as<float>(),
-              inverse ? -1.0f : 1.0f, tokens, x.heads, x.head_dim, x.row_stride, half,
-              cosines.dim(0));
+              inverse ? -1.0f : 1.0f, static_cast<uint32_t>(tokens), static_cast<uint32_t>(x.heads),
+              x.head_dim, x.row_stride, static_cast<uint32_t>(half), cosines.dim(0));
 }
 
 }  // namespace

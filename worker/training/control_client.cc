@@ -176,6 +176,10 @@ class ControlClient::Impl {
     ReachFaultPoint(step, phase);
   }
 
+  bool FlipsABit(int64_t step) const {
+    return fault_.action == "flip" && fault_.At(join_.rank(), step, "state.committed");
+  }
+
   void ReachFaultPoint(int64_t step, std::string_view point) {
     FaultPoint(fault_, join_.rank(), step, point);
     if (fault_.action != "silent" || !fault_.At(join_.rank(), step, point)) return;
@@ -405,6 +409,7 @@ void ControlClient::RequestStop(const std::string& reason) {
 
 bool ControlClient::HasLease() const { return impl_->HasLease(); }
 Status ControlClient::AwaitLease() { return impl_->AwaitLease(); }
+bool ControlClient::FlipsABit(int64_t step) const { return impl_->FlipsABit(step); }
 void ControlClient::ReachFaultPoint(int64_t step, std::string_view point) {
   impl_->ReachFaultPoint(step, point);
 }

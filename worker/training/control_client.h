@@ -98,6 +98,8 @@ class ControlClient {
   // A fault point that is no phase. The action `silent` is this client's own: it sends no more
   // heartbeats and returns once its lease has lapsed.
   void ReachFaultPoint(int64_t step, std::string_view point);
+  // Whether the planned fault is a bit of this worker's state after this step.
+  bool FlipsABit(int64_t step) const;
 
   // Phase times are filled in when the report has none. Reports are queued, in order; a lost
   // connection is told by the next AwaitBudget.

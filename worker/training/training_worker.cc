@@ -32,6 +32,7 @@
 #include "worker/model/decoder_stage.h"
 #include "worker/optimizer/adamw.h"
 #include "worker/optimizer/lr_schedule.h"
+#include "worker/optimizer/state_checksum.h"
 #include "worker/training/checkpoint_io.h"
 #include "worker/training/control_client.h"
 #include "worker/training/data_feed.h"
@@ -43,6 +44,8 @@
 namespace trireme {
 namespace {
 
+// How often the coordinator compares what replicas hold.
+constexpr int64_t kChecksumEverySteps = 10;
 // A neighbour that computes may be waited for; whether it still lives is the coordinator's to say,
 // whose word ends the wait (on_abort revokes the groups).
 constexpr Micros kPeerTimeout = int64_t{24} * 3600 * 1'000'000;
@@ -75,6 +78,8 @@ class TrainingWorker {
   Status Validate(int64_t step);
   Status SaveCheckpoint(int64_t step);
   void Report(int64_t step, double norm, double lr, Micros started);
+  uint64_t ReplicatedChecksum();
+  void FlipABit();  // as a fault that is planned has it
   std::vector<MicrobatchId> ValidationMicrobatches() const;
   bool ReportsLosses() const {
     return groups_->Index(Axis::kPipeline) == groups_->mesh().size(Axis::kPipeline) - 1 &&
@@ -184,8 +189,31 @@ Status TrainingWorker::Step(int64_t step) {
   adamw.t = step;
   ASSIGN_OR_RETURN(const double norm, training_step_->Run(adamw));
   store_->Commit(step);
+  if (client_->FlipsABit(step)) FlipABit();
   Report(step, norm, adamw.lr, started);
   return OkStatus();
+}
+
+// A bit that flips in one replica stays there: its gradients become part of the others' sums, but
+// the weights differ from then on. Now and then the coordinator compares.
+uint64_t TrainingWorker::ReplicatedChecksum() {
+  std::vector<ChecksumSlice> slices;
+  int64_t first = 0;
+  for (const Tensor& tensor : store_->Replicated()) {
+    slices.push_back({tensor, first});
+    first += tensor.elements();
+  }
+  return StateChecksum(*stream_, slices);
+}
+
+void TrainingWorker::FlipABit() {
+  std::byte* weights = store_->Replicated().front().bytes_data();
+  uint16_t some = 0;
+  stream_->Copy(&some, weights, sizeof(some));
+  stream_->Synchronize();
+  some ^= 1;
+  stream_->Copy(weights, &some, sizeof(some));
+  stream_->Synchronize();
 }
 
 void TrainingWorker::Report(int64_t step, double norm, double lr, Micros started) {
@@ -201,6 +229,9 @@ void TrainingWorker::Report(int64_t step, double norm, double lr, Micros started
     }
   }
   report.set_grad_norm(norm);
+  if (step % kChecksumEverySteps == 0 && groups_->mesh().size(Axis::kData) > 1) {
+    report.set_state_checksum(ReplicatedChecksum());
+  }
   report.set_lr(lr);
   report.set_seconds(static_cast<double>(RealClock().NowMicros() - started) * 1e-6);
   report.set_memory_bytes(MemoryBytes());

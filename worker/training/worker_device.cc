@@ -5,7 +5,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <set>
+#include <string_view>
 #include <utility>
 
 #include "cluster/comm/nccl_communicator.h"
@@ -85,8 +87,13 @@ Result<CommunicatorFactory*> WorkerDevice::Transport(const proto::Plan& plan,
                                                      CommunicatorFactory* host) {
   if (gpu_.empty() || plan.data() * plan.tensor() * plan.pipeline() < 2) return host;
   if (EachHasItsGpu(plan)) {
-    ASSIGN_OR_RETURN(transport_, NcclWorld(host, stream_.get()));
-    LOG(INFO) << "communication by NCCL";
+    NcclOptions options;
+    const char* sums = std::getenv("TRIREME_NCCL_SUMS");
+    options.fast_sums = sums != nullptr && std::string_view(sums) == "fast";
+    ASSIGN_OR_RETURN(transport_, NcclWorld(host, stream_.get(), options));
+    LOG(INFO) << "communication by NCCL, sums in "
+              << (options.fast_sums ? "its own order: equal bits are not promised"
+                                    : "the order of every other transport");
   } else {
     transport_ = StagedWorld(host, stream_.get());
     LOG(INFO) << "communication through memory of the host: workers share a GPU, or have no NCCL";
