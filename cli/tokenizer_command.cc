@@ -213,8 +213,8 @@ Status RunShow(const UseCommand& options) {
   const auto text_of = [&](int32_t id) { return DumpJson(Json(tokenizer->TokenBytes(id))); };
   for (const int32_t id : options.ids) {
     if (!tokenizer->IsToken(id)) {
-      return DataLossError(
-          StrCat("id ", id, " is no token of this vocabulary of ", tokenizer->vocab_size()));
+      return InvalidArgumentError(
+          StrCat("--id ", id, ": no token of this vocabulary of ", tokenizer->vocab_size()));
     }
   }
   const auto id_or_null = [](std::optional<int32_t> id) { return id ? Json(*id) : Json(nullptr); };

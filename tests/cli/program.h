@@ -59,6 +59,11 @@ class Workplace {
     outcome.err = Read(".err");
     return outcome;
   }
+  // The same with `input` on stdin.
+  Outcome RunWithInput(const std::string& arguments, const std::string& input) const {
+    Write(".in", input);
+    return Run(arguments, R"(sh -c '"$0" "$@" <.in')");
+  }
 
  private:
   std::filesystem::path folder_;

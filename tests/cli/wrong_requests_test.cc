@@ -15,10 +15,8 @@ class WrongRequestsTest : public SmallRunTest {
   Outcome Generate(const std::string& options) {
     return place_.Run("generate --model run " + options);
   }
-  // The program with `input` on stdin.
   Outcome WithInput(const std::string& arguments, const std::string& input) {
-    place_.Write("input", input);
-    return place_.Run(arguments, R"(sh -c '"$0" "$@" <input')");
+    return place_.RunWithInput(arguments, input);
   }
 };
 
