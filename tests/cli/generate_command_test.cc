@@ -2,33 +2,66 @@
 #include <gmock/gmock.h>
 
 #include <cstdlib>
+#include <nlohmann/json.hpp>
 
 #include "tests/cli/program.h"
 
 namespace trireme {
 namespace {
 
+using Json = nlohmann::json;
+
 // The text of the 200 greedy tokens after BOS that another implementation put on record.
-TEST(GenerateCommandTest, Stories260kTellsTheStoryOnRecord) {
-  const char* shared = std::getenv("TRIREME_SHARED");
-  if (shared == nullptr) GTEST_SKIP() << "TRIREME_SHARED is not set";
-  const std::filesystem::path folder =
-      std::filesystem::path(shared) / "data" / "weights_stories260k";
-  std::ifstream in(folder / "greedy_200_tokens.txt");
-  ASSERT_TRUE(in) << folder << ": no record";
-  std::string record((std::istreambuf_iterator<char>(in)), {});
-  ASSERT_GT(record.size(), 400u);
-  const Workplace place;
-  for (const char* threads : {"1", "2"}) {
-    Outcome outcome =
-        place.Run("generate --model " + (folder / "stories260K.bin").string() + " --tokenizer " +
-                  (folder / "tok512.bin").string() +
-                  " --temperature 0 --max-tokens 200 --prompt \"\" --threads " + threads);
-    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
-    while (record.ends_with('\n')) record.pop_back();
-    while (outcome.out.ends_with('\n')) outcome.out.pop_back();
-    EXPECT_EQ(outcome.out, record);
+class Stories260kTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    const char* shared = std::getenv("TRIREME_SHARED");
+    if (shared == nullptr) GTEST_SKIP() << "TRIREME_SHARED is not set";
+    folder_ = std::filesystem::path(shared) / "data" / "weights_stories260k";
+    std::ifstream in(folder_ / "greedy_200_tokens.txt");
+    ASSERT_TRUE(in) << folder_ << ": no record";
+    record_.assign(std::istreambuf_iterator<char>(in), {});
+    while (record_.ends_with('\n')) record_.pop_back();
+    ASSERT_GT(record_.size(), 400u);
   }
+  std::string TokenizerOption() const {
+    return " --tokenizer " + (folder_ / "tok512.bin").string();
+  }
+  // The command of the documentation, with more options behind it.
+  Outcome Generate(const std::string& options) const {
+    return place_.Run("generate --model " + (folder_ / "stories260K.bin").string() +
+                      TokenizerOption() +
+                      " --prompt \"\" --max-tokens 200 --temperature 0 --ignore-eos " + options);
+  }
+  Workplace place_;
+  std::filesystem::path folder_;
+  std::string record_;
+};
+
+TEST_F(Stories260kTest, TellsTheStoryOnRecord) {
+  for (const char* threads : {"1", "2"}) {
+    const Outcome outcome = Generate(std::string("--threads ") + threads);
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+    EXPECT_EQ(outcome.out, record_ + "\n");
+  }
+}
+
+TEST_F(Stories260kTest, TheStoryIsTwoHundredTokens) {
+  const Outcome outcome = Generate("--json");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(Lines(outcome.out), 1);
+  Json story = Json::parse(outcome.out);
+  EXPECT_EQ(story["prompt_ids"], Json({1})) << "BOS";
+  ASSERT_EQ(story["ids"].size(), 200u);
+  EXPECT_EQ(story["text"], record_);
+  EXPECT_EQ(story["finish_reason"], "length");
+  ASSERT_EQ(story["logprobs"].size(), 200u);
+  for (const Json& logprob : story["logprobs"]) EXPECT_LE(logprob.get<double>(), 0);
+  std::string ids = "1";
+  for (const Json& id : story["ids"]) ids += " " + id.dump();
+  const Outcome decoded = place_.RunWithInput("tokenizer decode" + TokenizerOption(), ids);
+  ASSERT_EQ(decoded.exit_code, 0) << decoded.err;
+  EXPECT_THAT(decoded.out, testing::EndsWith(record_)) << "BOS has a text of its own";
 }
 
 }  // namespace
