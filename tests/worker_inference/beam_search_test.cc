@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <numeric>
 
@@ -42,6 +43,49 @@ void SearchAll(LanguageModel* model, const Ids& prompt, int tokens_max, double p
     SearchAll(model, prompt, tokens_max, penalty, ids, best);
     ids->pop_back();
   }
+}
+
+// All continuations of n tokens that go on from these, best first, as Ids and sums.
+using Scored = std::vector<std::pair<double, Ids>>;
+Scored Extensions(LanguageModel* model, const Ids& prompt, const Scored& running) {
+  Scored extensions;
+  for (const auto& [unused, ids] : running) {
+    for (int32_t id = 0; id < kVocabulary; ++id) {
+      Ids longer = ids, all = prompt;
+      longer.push_back(id);
+      all.insert(all.end(), longer.begin(), longer.end());
+      const std::vector<double> logprobs = ReferenceLogProbabilities(model, all);
+      extensions.push_back(
+          {std::accumulate(logprobs.end() - std::ssize(longer), logprobs.end(), 0.0), longer});
+    }
+  }
+  std::sort(extensions.begin(), extensions.end(), std::greater<>());
+  return extensions;
+}
+
+// Two beams over six tokens with nothing that ends: at every length the two best extensions go on.
+TEST(BeamSearchTest, NarrowBeamsKeepTheBestOfEveryLength) {
+  proto::ModelConfig config = SmallLlama();
+  config.set_vocab_size(kVocabulary);
+  LoadedModel model(config);
+  int narrow = 0;
+  for (const Ids& prompt : {Ids{0}, Ids{1, 3}, Ids{2, 2, 0}, Ids{3, 0, 1}}) {
+    for (const int k : {2, 3}) {
+      Scored running = {{0.0, {}}};
+      for (int n = 0; n < 6; ++n) {
+        running = Extensions(model.get(), prompt, running);
+        running.resize(k);
+      }
+      const auto result = Generate(model.get(), nullptr, prompt, {.tokens_max = 6, .beams = k});
+      EXPECT_EQ(result->ids, running[0].second) << k;
+      EXPECT_NEAR(std::accumulate(result->logprobs.begin(), result->logprobs.end(), 0.0),
+                  running[0].first, 1e-4);
+      const auto greedy =
+          Generate(model.get(), nullptr, prompt, {.sampling = {.temperature = 0}, .tokens_max = 6});
+      narrow += greedy->ids != result->ids;
+    }
+  }
+  EXPECT_GT(narrow, 0) << "not all of them are greedy";
 }
 
 TEST(BeamSearchTest, FindsTheBestOfAllContinuations) {
