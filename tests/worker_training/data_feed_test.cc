@@ -132,6 +132,20 @@ TEST_F(DataFeedTest, DataThatCannotBeFedAreRefused) {
               HasSubstr("its tokenizer has 30 tokens, but model.vocab_size is 20"));
 }
 
+// A source that no sample would ever come from is not what was meant.
+TEST_F(DataFeedTest, AWeightThatIsNothingIsRefused) {
+  const std::string one = Range("one", 1, 17), two = Range("two", 1, 17);
+  const auto open = [&](double weight) {
+    return OpenFeed({.train = {one, two}, .weights = {1 - weight, weight}}).status();
+  };
+  EXPECT_TRUE(open(0.0006).ok());
+  const Status status = open(0.0004);
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(status.message(), "data.train: weight 0.0004 of " + two +
+                                  ": expected at least one sample of 1000 by its share of the "
+                                  "weights");
+}
+
 // Id 17 stands at position 16, where it is the label of the last window's last token.
 TEST_F(DataFeedTest, AnIdBeyondTheVocabularyIsNamedWithItsPosition) {
   const auto feed =

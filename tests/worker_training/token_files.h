@@ -28,6 +28,7 @@ inline void WriteTokens(const std::string& name, const std::vector<Ids>& documen
 
 struct FeedOptions {
   std::vector<std::string> train, validation;
+  std::vector<double> weights;  // of train; empty: not set
   int64_t length = 5, sequences = 4, rows = 2, vocab_size = 20;
   bool isolate = false;
 };
@@ -36,7 +37,11 @@ struct FeedOptions {
 inline Result<std::unique_ptr<DataFeed>> OpenFeed(const FeedOptions& options) {
   proto::Config config;
   config.mutable_model()->set_vocab_size(options.vocab_size);
-  for (const std::string& path : options.train) config.mutable_data()->add_train()->set_path(path);
+  for (size_t i = 0; i < options.train.size(); ++i) {
+    proto::DataSource* source = config.mutable_data()->add_train();
+    source->set_path(options.train[i]);
+    if (!options.weights.empty()) source->set_weight(options.weights[i]);
+  }
   for (const std::string& path : options.validation) {
     config.mutable_data()->add_validation()->set_path(path);
   }

@@ -43,6 +43,13 @@ Status DataFeed::OpenSources(const proto::Config& config) {
     RETURN_IF_ERROR(CheckTokenizer(*train_.back().file));
   }
   order_ = std::make_unique<SampleOrder>(std::move(order));
+  for (int s = 0; s < config.data().train_size(); ++s) {
+    if (order_->SamplesOfBlock(s) > 0) continue;
+    const proto::DataSource& data = config.data().train(s);
+    return InvalidArgumentError(StrCat(
+        "data.train: weight ", data.has_weight() ? data.weight() : 1.0, " of ", data.path(),
+        ": expected at least one sample of ", SampleOrder::kBlock, " by its share of the weights"));
+  }
   for (const proto::DataSource& data : config.data().validation()) {
     ASSIGN_OR_RETURN(Source source, OpenSource(data.path(), length_, vocab_size_, true));
     RETURN_IF_ERROR(CheckTokenizer(*source.file));

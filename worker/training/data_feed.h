@@ -21,7 +21,8 @@ class Config;
 class DataFeed {
  public:
   // Opens the token files of the configuration (filled in). kDataLoss: missing or corrupt files, or
-  // too few tokens for one window. kInvalidArgument: a vocabulary larger than the model's.
+  // too few tokens for one window. kInvalidArgument: a vocabulary larger than the model's, a weight
+  // so small that no sample would be of its source.
   static Result<std::unique_ptr<DataFeed>> Open(const proto::Config& config);
 
   // Reads the files that do not say what vocabulary they have, up to a gibibyte each:

@@ -43,6 +43,8 @@ class SampleOrder {
   // is a permutation of its own. Several sources take turns within blocks of kBlock samples, each
   // as often as its weight says.
   SamplePlace At(int64_t step, int64_t position) const;
+  // Samples of a block that are of this source: its share of the weights, rounded.
+  int64_t SamplesOfBlock(int source) const { return block_count_[source]; }
 
   static constexpr int64_t kBlock = 1000;
 
