@@ -99,6 +99,7 @@ class ServerTest : public ::testing::Test {
       const auto orders = client->AwaitBudget(step);
       if (!orders.ok()) {
         result->abort = aborted.get_future().get();
+        EXPECT_FALSE(client->AwaitLease().ok()) << "a run that has ended grants none";
         return orders.status();
       }
       if (orders->validate) {
@@ -109,6 +110,7 @@ class ServerTest : public ::testing::Test {
         client->ReportValidation(report);
       }
       if (orders->checkpoint) {
+        RETURN_IF_ERROR(client->AwaitLease());
         result->checkpoints.push_back(step - 1);
         proto::ChunkReport report;
         report.set_step(step - 1);
