@@ -23,13 +23,14 @@ while [ $# -gt 0 ]; do
 done
 cd "$(dirname "$0")/.."
 . scripts/install.sh
+. scripts/quickstart_checks.sh
 begin=$SECONDS
 
-# One name for everything this makes, so that two corpora do not mix.
 name=quickstart
-[ -n "$texts" ] && name=quickstart_$(basename "$texts" | tr -c 'A-Za-z0-9\n' _)
+[ -n "$texts" ] && name=$(corpus_name "$texts")
 run=runs/$name
 data=runs/${name}_data
+[ -z "$texts" ] || check_same_texts "$texts" "$data" || exit 2
 
 run() { # COMMAND...: shows it, then runs it
   printf '\n$'
@@ -153,6 +154,7 @@ number() { sed -n "s/.*\"$1\": *\([0-9]*\)\(\.[0-9]\)\{0,1\}.*/\1\2/p" | tail -1
 reached=$(number validation_perplexity <"$run/metrics.jsonl")
 counted=$(build/trireme eval --json --task "ngram=$data/corpus_train:$data/corpus_validation" |
   number unigram_perplexity)
+[ "$name" != quickstart ] || check_perplexity "$reached" "$counted" || exit 1
 cat <<END
 
 The model's perplexity on text that it has not seen is $reached; counting tokens alone gives $counted.
