@@ -6,7 +6,8 @@
 #   scripts/quickstart.sh MY_TEXTS/          any folder of texts, pages, jsonl
 #   scripts/quickstart.sh --minutes 30       goes on training from there for about so long
 #
-# Run it again and it goes on where it stopped; what is there already is not made again.
+# Run it again and it goes on where it stopped; what is there already is not made again. A folder
+# whose files have changed since is refused.
 set -euo pipefail
 minutes=0
 texts=
