@@ -268,14 +268,13 @@ Status RunCheckpoint(const CheckpointOptions& options) {
 const RegisterCommand kCommand(
     {"checkpoint", "lists, shows, verifies, hashes, copies, compares and deletes checkpoints",
      "trireme checkpoint list runs/demo\n  trireme checkpoint hash runs/demo@50 --json",
-     [](CLI::App& app) {
+     [](CommandLine& line) {
        auto options = std::make_shared<CheckpointOptions>();
-       app.add_option("action", options->action, "list, show, verify, hash, delete, copy, diff")
-           ->required();
-       app.add_option("store", options->store, "a store, a run's folder; @STEP for one step")
-           ->required();
-       app.add_option("other", options->other, "copy: the target; diff: the second checkpoint");
-       AddJsonOption(app, &options->json);
+       line.Add("action", options->action, "list, show, verify, hash, delete, copy, diff")
+           .Required();
+       line.Add("store", options->store, "a store, a run's folder; @STEP for one step").Required();
+       line.Add("other", options->other, "copy: the target; diff: the second checkpoint");
+       AddJsonOption(line, &options->json);
        return std::function<Status()>([options] { return RunCheckpoint(*options); });
      }});
 

@@ -75,34 +75,31 @@ Status Run(Options& options) {
   return OkStatus();
 }
 
-std::function<Status()> Setup(CLI::App& app) {
+std::function<Status()> Setup(CommandLine& line) {
   auto options = std::make_shared<Options>();
-  app.add_option(
-         "text", options->text,
-         "Files, folders or globs of .txt .md .html .jsonl .csv .tsv; .gz .zst .bz2 .tar too")
-      ->required();
-  app.add_option("--out", options->out, "What to write: NAME.jsonl.zst, .jsonl.gz or .jsonl")
-      ->required();
-  app.add_option("--field", options->clean.source.field,
-                 "Key of jsonl or column of csv and tsv that holds the text (default: text)");
-  app.add_option("--html", options->html,
-                 "Which documents are HTML: auto (files named .html), always, never")
-      ->check(CLI::IsMember({"auto", "always", "never"}));
-  app.add_flag("--lowercase", options->clean.lowercase, "Lower-case everything");
-  app.add_option("--encoding", options->clean.encoding,
-                 "Encoding of what is not UTF-8 and declares none, for example windows-1252");
-  app.add_option("--min-characters", options->clean.characters_min,
-                 "Drop documents with fewer characters (default: 5)");
-  app.add_option("--max-symbol-share", options->clean.symbol_share_max,
-                 "Drop documents with a larger share of symbols and punctuation (default: 0.5)");
-  app.add_flag("--keep-near-duplicates", options->keep_near_duplicates,
-               "Drop equal documents alone");
-  app.add_flag("--keep-duplicates", options->keep_duplicates, "Drop no duplicates");
-  app.add_option("--max-document-mib", options->document_mib_max,
-                 "Refuse larger documents; bounds the memory (default: 256)")
-      ->check(CLI::Range(1, 1024));
-  app.add_option("--threads", options->clean.threads, "Threads (default: all cores)");
-  app.add_flag("--json", options->json, "Print the report as one JSON object");
+  line.Add("text", options->text,
+           "Files, folders or globs of .txt .md .html .jsonl .csv .tsv; .gz .zst .bz2 .tar too")
+      .Required();
+  line.Add("--out", options->out, "What to write: NAME.jsonl.zst, .jsonl.gz or .jsonl").Required();
+  line.Add("--field", options->clean.source.field,
+           "Key of jsonl or column of csv and tsv that holds the text (default: text)");
+  line.Add("--html", options->html,
+           "Which documents are HTML: auto (files named .html), always, never")
+      .OneOf({"auto", "always", "never"});
+  line.Flag("--lowercase", options->clean.lowercase, "Lower-case everything");
+  line.Add("--encoding", options->clean.encoding,
+           "Encoding of what is not UTF-8 and declares none, for example windows-1252");
+  line.Add("--min-characters", options->clean.characters_min,
+           "Drop documents with fewer characters (default: 5)");
+  line.Add("--max-symbol-share", options->clean.symbol_share_max,
+           "Drop documents with a larger share of symbols and punctuation (default: 0.5)");
+  line.Flag("--keep-near-duplicates", options->keep_near_duplicates, "Drop equal documents alone");
+  line.Flag("--keep-duplicates", options->keep_duplicates, "Drop no duplicates");
+  line.Add("--max-document-mib", options->document_mib_max,
+           "Refuse larger documents; bounds the memory (default: 256)")
+      .Range(1, 1024);
+  line.Add("--threads", options->clean.threads, "Threads (default: all cores)");
+  line.Flag("--json", options->json, "Print the report as one JSON object");
   return [options] { return Run(*options); };
 }
 

@@ -178,11 +178,11 @@ RegisterCommand command({
     "config",
     "every key of a run; a run with its defaults filled in; presets",
     "trireme config examples/quickstart.yaml --set optimizer.lr=1e-3",
-    [](CLI::App& app) -> std::function<Status()> {
+    [](CommandLine& line) -> std::function<Status()> {
       auto options = std::make_shared<Options>();
-      AddRunFileOptions(app, &options->run, /*is_required=*/false);
-      app.add_flag("--presets", options->presets, "list the named model shapes");
-      AddJsonOption(app, &options->json);
+      AddRunFileOptions(line, &options->run, /*is_required=*/false);
+      line.Flag("--presets", options->presets, "list the named model shapes");
+      AddJsonOption(line, &options->json);
       return [options] { return RunConfig(*options); };
     },
 });

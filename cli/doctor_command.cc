@@ -215,9 +215,9 @@ RegisterCommand command({
     "doctor",
     "cores, instruction sets, memory, MPI, GPUs, networks, limits: what is here, what is missing",
     "trireme doctor --json",
-    [](CLI::App& app) -> std::function<Status()> {
+    [](CommandLine& line) -> std::function<Status()> {
       auto json = std::make_shared<bool>(false);
-      AddJsonOption(app, json.get());
+      AddJsonOption(line, json.get());
       return [json] {
         const HostFacts facts = ReadHostFacts();
         const GpuReport gpu = ReadGpuReport();

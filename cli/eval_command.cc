@@ -224,19 +224,18 @@ Status Run(const EvalCommand& command) {
   return OkStatus();
 }
 
-std::function<Status()> SetUp(CLI::App& app) {
+std::function<Status()> SetUp(CommandLine& line) {
   auto command = std::make_shared<EvalCommand>();
-  AddModelOptions(app, &command->model);
-  app.get_option("--model")->required(false);
-  app.add_option("--task", command->tasks,
-                 "perplexity=TOKENS|TEXT or ngram=TRAIN:VALIDATION; repeatable")
-      ->required()
-      ->allow_extra_args(false);
-  app.add_option("--length", command->length, "tokens a window; 0: the model's training length");
-  app.add_flag("--bos", command->bos, "feed BOS at the start of each window");
-  app.add_option("--limit", command->limit, "windows; 0: all");
-  app.add_option("--field", command->field, "of jsonl and csv texts")->capture_default_str();
-  AddJsonOption(app, &command->json);
+  AddModelOptions(line, &command->model);
+  line.Find("--model").Required(false);
+  line.Add("--task", command->tasks, "perplexity=TOKENS|TEXT or ngram=TRAIN:VALIDATION; repeatable")
+      .Required()
+      .OneValueEach();
+  line.Add("--length", command->length, "tokens a window; 0: the model's training length");
+  line.Flag("--bos", command->bos, "feed BOS at the start of each window");
+  line.Add("--limit", command->limit, "windows; 0: all");
+  line.Add("--field", command->field, "of jsonl and csv texts").ShowDefault();
+  AddJsonOption(line, &command->json);
   return [command] { return Run(*command); };
 }
 

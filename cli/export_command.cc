@@ -146,18 +146,17 @@ Status RunExport(const ExportOptions& options) {
 
 const RegisterCommand kCommand(
     {"export", "writes a model for other programs",
-     "trireme export --model runs/demo --format hf --out demo_hf", [](CLI::App& app) {
+     "trireme export --model runs/demo --format hf --out demo_hf", [](CommandLine& line) {
        auto options = std::make_shared<ExportOptions>();
-       app.add_option("--model", options->model, "run, checkpoint, Hugging Face folder or .bin")
-           ->required();
-       app.add_option("--format", options->format, "hf (transformers loads it) or gguf")
-           ->capture_default_str();
-       app.add_option("--out", options->out, "folder to write")->required();
-       app.add_option("--dtype", options->dtype, "auto (as stored), float32, bfloat16 or float16")
-           ->capture_default_str();
-       app.add_option("--tokenizer", options->tokenizer,
-                      "goes with the model, where it brings none or another");
-       AddJsonOption(app, &options->json);
+       line.Add("--model", options->model, "run, checkpoint, Hugging Face folder or .bin")
+           .Required();
+       line.Add("--format", options->format, "hf (transformers loads it) or gguf").ShowDefault();
+       line.Add("--out", options->out, "folder to write").Required();
+       line.Add("--dtype", options->dtype, "auto (as stored), float32, bfloat16 or float16")
+           .ShowDefault();
+       line.Add("--tokenizer", options->tokenizer,
+                "goes with the model, where it brings none or another");
+       AddJsonOption(line, &options->json);
        return std::function<Status()>([options] { return RunExport(*options); });
      }});
 

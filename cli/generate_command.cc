@@ -114,33 +114,34 @@ Status Run(GenerateCommand command) {
   return OkStatus();
 }
 
-std::function<Status()> SetUp(CLI::App& app) {
+std::function<Status()> SetUp(CommandLine& line) {
   auto command = std::make_shared<GenerateCommand>();
-  AddModelOptions(app, &command->model);
+  AddModelOptions(line, &command->model);
   SamplingOptions& sampling = command->generation.sampling;
-  auto* prompt = app.add_option("--prompt", command->prompt, "text to continue; may be empty");
-  auto* file = app.add_option("--prompt-file", command->prompt_file, "a file that holds it");
-  auto* ids = app.add_option("--prompt-ids", command->prompt_ids, "token ids: 1,2,3");
-  file->excludes(prompt)->excludes(ids);
-  ids->excludes(prompt);
-  app.add_option("--max-tokens", command->generation.tokens_max)->capture_default_str();
-  app.add_flag("--ignore-eos", command->generation.ignore_end, "go on past the end token");
-  app.add_option("--seed", sampling.seed)->capture_default_str();
-  app.add_option("--temperature", sampling.temperature, "0: greedy")->capture_default_str();
-  app.add_option("--top-k", sampling.top_k, "0: all")->capture_default_str();
-  app.add_option("--top-p", sampling.top_p)->capture_default_str();
-  app.add_option("--min-p", sampling.min_p)->capture_default_str();
-  app.add_option("--repetition-penalty", sampling.repetition_penalty)->capture_default_str();
-  app.add_option("--beams", command->generation.beams, "above 1: beam search")
-      ->capture_default_str();
-  app.add_option("--length-penalty", command->generation.length_penalty, "of beam search")
-      ->capture_default_str();
-  app.add_option("--stop", command->generation.stop, "end before this text; repeatable")
-      ->allow_extra_args(false);
-  AddJsonOption(app, &command->json);
+  const CommandOption prompt =
+      line.Add("--prompt", command->prompt, "text to continue; may be empty");
+  CommandOption file = line.Add("--prompt-file", command->prompt_file, "a file that holds it");
+  CommandOption ids = line.Add("--prompt-ids", command->prompt_ids, "token ids: 1,2,3");
+  file.Excludes(prompt).Excludes(ids);
+  ids.Excludes(prompt);
+  line.Add("--max-tokens", command->generation.tokens_max, "new tokens, at most").ShowDefault();
+  line.Flag("--ignore-eos", command->generation.ignore_end, "go on past the end token");
+  line.Add("--seed", sampling.seed, "of the sampler's random numbers").ShowDefault();
+  line.Add("--temperature", sampling.temperature, "0: greedy").ShowDefault();
+  line.Add("--top-k", sampling.top_k, "0: all").ShowDefault();
+  line.Add("--top-p", sampling.top_p, "keep the fewest tokens whose probabilities reach it")
+      .ShowDefault();
+  line.Add("--min-p", sampling.min_p, "keep tokens with so much of the largest probability")
+      .ShowDefault();
+  line.Add("--repetition-penalty", sampling.repetition_penalty, "above 1: less of what was seen")
+      .ShowDefault();
+  line.Add("--beams", command->generation.beams, "above 1: beam search").ShowDefault();
+  line.Add("--length-penalty", command->generation.length_penalty, "of beam search").ShowDefault();
+  line.Add("--stop", command->generation.stop, "end before this text; repeatable").OneValueEach();
+  AddJsonOption(line, &command->json);
   return [command, prompt, ids] {
-    command->has_prompt = prompt->count() > 0;
-    command->has_prompt_ids = ids->count() > 0;
+    command->has_prompt = prompt.count() > 0;
+    command->has_prompt_ids = ids.count() > 0;
     return Run(*command);
   };
 }

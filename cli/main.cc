@@ -1,5 +1,6 @@
 // trireme: one program from raw text to a trained model. Parses the command line and turns the
 // command's Status into a line and an exit code.
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -112,7 +113,8 @@ int Run(int argc, char** argv) {
     if (command == nullptr) continue;
     CLI::App* sub = app.add_subcommand(command->name, command->summary);
     sub->footer("Example:\n  " + command->example + "\n");
-    runs[sub] = command->setup(*sub);
+    CommandLine line(sub);
+    runs[sub] = command->setup(line);
   }
   try {
     app.parse(argc, argv);

@@ -10,14 +10,14 @@
 
 namespace trireme {
 
-void AddModelOptions(CLI::App& app, ModelOptions* options) {
-  app.add_option("--model", options->model,
-                 "run folder, checkpoint, Hugging Face folder, llama2.c or llm.c .bin")
-      ->required();
-  app.add_option("--tokenizer", options->tokenizer, "where the model brings none");
-  app.add_option("--precision", options->precision, "float32 or bfloat16")->capture_default_str();
-  app.add_option("--device", options->device, "auto, cpu, cuda")->capture_default_str();
-  app.add_option("--threads", options->threads, "0: all cores")->capture_default_str();
+void AddModelOptions(CommandLine& line, ModelOptions* options) {
+  line.Add("--model", options->model,
+           "run folder, checkpoint, Hugging Face folder, llama2.c or llm.c .bin")
+      .Required();
+  line.Add("--tokenizer", options->tokenizer, "where the model brings none");
+  line.Add("--precision", options->precision, "float32 or bfloat16").ShowDefault();
+  line.Add("--device", options->device, "auto, cpu, cuda").ShowDefault();
+  line.Add("--threads", options->threads, "0: all cores").ShowDefault();
 }
 
 namespace {

@@ -1,11 +1,11 @@
 // Options of commands that run a model, and what they open.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "cli/command_line.h"
 #include "cluster/base/status.h"
 #include "worker/inference/language_model.h"
 #include "worker/text/tokenizer.h"
@@ -20,7 +20,7 @@ struct ModelOptions {
   int threads = 0;  // 0: all cores
 };
 
-void AddModelOptions(CLI::App& app, ModelOptions* options);
+void AddModelOptions(CommandLine& line, ModelOptions* options);
 
 // `command`: for what users are told meanwhile.
 Result<std::unique_ptr<LanguageModel>> OpenModel(const std::string& command,

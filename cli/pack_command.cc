@@ -58,28 +58,25 @@ Status Run(Options& options) {
   return OkStatus();
 }
 
-std::function<Status()> Setup(CLI::App& app) {
+std::function<Status()> Setup(CommandLine& line) {
   auto options = std::make_shared<Options>();
-  app.add_option(
-         "text", options->text,
-         "Files, folders or globs of .txt .md .html .jsonl .csv .tsv; .gz .zst .bz2 .tar too")
-      ->required();
-  app.add_option("--tokenizer", options->tokenizer, "Tokenizer file or folder")->required();
-  app.add_option("--out", options->pack.out, "Name of the token files, without extension")
-      ->required();
-  app.add_option("--validation", options->pack.validation,
-                 "Share of the tokens, from the end, that becomes NAME_validation");
-  app.add_option("--field", options->pack.source.field,
-                 "Key of jsonl or column of csv and tsv that holds the text (default: text)");
-  app.add_option("--end-of-text", options->end_of_text,
-                 "Id that ends every document (default: the tokenizer's)");
-  app.add_option("--pattern", options->pattern,
-                 "Pre-tokenisation of a tiktoken file that carries none");
-  app.add_option("--max-document-mib", options->document_mib_max,
-                 "Refuse larger documents; bounds the memory (default: 256)")
-      ->check(CLI::Range(1, 1024));
-  app.add_option("--threads", options->pack.threads, "Threads (default: all cores)");
-  app.add_flag("--json", options->json, "Print the summary as one JSON object");
+  line.Add("text", options->text,
+           "Files, folders or globs of .txt .md .html .jsonl .csv .tsv; .gz .zst .bz2 .tar too")
+      .Required();
+  line.Add("--tokenizer", options->tokenizer, "Tokenizer file or folder").Required();
+  line.Add("--out", options->pack.out, "Name of the token files, without extension").Required();
+  line.Add("--validation", options->pack.validation,
+           "Share of the tokens, from the end, that becomes NAME_validation");
+  line.Add("--field", options->pack.source.field,
+           "Key of jsonl or column of csv and tsv that holds the text (default: text)");
+  line.Add("--end-of-text", options->end_of_text,
+           "Id that ends every document (default: the tokenizer's)");
+  line.Add("--pattern", options->pattern, "Pre-tokenisation of a tiktoken file that carries none");
+  line.Add("--max-document-mib", options->document_mib_max,
+           "Refuse larger documents; bounds the memory (default: 256)")
+      .Range(1, 1024);
+  line.Add("--threads", options->pack.threads, "Threads (default: all cores)");
+  line.Flag("--json", options->json, "Print the summary as one JSON object");
   return [options] { return Run(*options); };
 }
 

@@ -362,28 +362,28 @@ Status Run(const PlanOptions& options) {
                                      MiB(machine.memory_bytes)));
 }
 
-std::function<Status()> SetUp(CLI::App& app) {
+std::function<Status()> SetUp(CommandLine& line) {
   auto options = std::make_shared<PlanOptions>();
-  AddRunFileOptions(app, &options->file, true);
-  app.add_option("--workers", options->workers,
-                 "plan for so many workers; the best layout is looked for when the run's own has "
-                 "another number")
-      ->check(CLI::Range(1, 4096));
-  app.add_option("--hosts", options->hosts, "hosts that share the workers, all like this one")
-      ->check(CLI::Range(1, 4096));
-  app.add_option("--tflops", options->tflops,
-                 "TFLOP/s that a worker reaches in training; measured on this machine without it")
-      ->check(CLI::PositiveNumber);
-  app.add_option("--wire-gbits", options->wire_gbits, "Gbit/s that a worker sends and receives")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  app.add_option("--memory-gib", options->memory_gib,
-                 "GiB that a worker may use; this host's free memory without it")
-      ->check(CLI::PositiveNumber);
-  app.add_option("--machine", options->machine,
-                 "plan for the machine that this YAML describes (examples/machines/h100.yaml), "
-                 "with a roofline estimate of every kernel; nothing is measured here");
-  AddJsonOption(app, &options->json);
+  AddRunFileOptions(line, &options->file, true);
+  line.Add("--workers", options->workers,
+           "plan for so many workers; the best layout is looked for when the run's own has "
+           "another number")
+      .Range(1, 4096);
+  line.Add("--hosts", options->hosts, "hosts that share the workers, all like this one")
+      .Range(1, 4096);
+  line.Add("--tflops", options->tflops,
+           "TFLOP/s that a worker reaches in training; measured on this machine without it")
+      .Positive();
+  line.Add("--wire-gbits", options->wire_gbits, "Gbit/s that a worker sends and receives")
+      .Positive()
+      .ShowDefault();
+  line.Add("--memory-gib", options->memory_gib,
+           "GiB that a worker may use; this host's free memory without it")
+      .Positive();
+  line.Add("--machine", options->machine,
+           "plan for the machine that this YAML describes (examples/machines/h100.yaml), "
+           "with a roofline estimate of every kernel; nothing is measured here");
+  AddJsonOption(line, &options->json);
   return [options] { return Run(*options); };
 }
 

@@ -1,9 +1,10 @@
 // Options that commands share, declared once so that they read the same everywhere.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <string>
 #include <vector>
+
+#include "cli/command_line.h"
 
 namespace trireme {
 
@@ -13,14 +14,14 @@ struct RunFileOptions {
   std::vector<std::string> overrides;
 };
 
-inline void AddRunFileOptions(CLI::App& app, RunFileOptions* run, bool is_required) {
-  app.add_option("run_yaml", run->path, "the run's YAML")->required(is_required);
-  app.add_option("--set", run->overrides, "section.key=value overrides the YAML; repeatable")
-      ->allow_extra_args(false);
+inline void AddRunFileOptions(CommandLine& line, RunFileOptions* run, bool is_required) {
+  line.Add("run_yaml", run->path, "the run's YAML").Required(is_required);
+  line.Add("--set", run->overrides, "section.key=value overrides the YAML; repeatable")
+      .OneValueEach();
 }
 
-inline void AddJsonOption(CLI::App& app, bool* json) {
-  app.add_flag("--json", *json, "print one JSON object and nothing else");
+inline void AddJsonOption(CommandLine& line, bool* json) {
+  line.Flag("--json", *json, "print one JSON object and nothing else");
 }
 
 }  // namespace trireme

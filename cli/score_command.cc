@@ -61,12 +61,12 @@ Status Run(const ModelOptions& options) {
   return OkStatus();
 }
 
-std::function<Status()> SetUp(CLI::App& app) {
+std::function<Status()> SetUp(CommandLine& line) {
   auto options = std::make_shared<ModelOptions>();
-  AddModelOptions(app, options.get());
-  app.add_flag_callback(
-      "--json", [] {}, "what is printed is JSON in any case");
-  return [options] { return Run(*options); };
+  AddModelOptions(line, options.get());
+  auto json = std::make_shared<bool>(false);
+  line.Flag("--json", *json, "what is printed is JSON in any case");
+  return [options, json] { return Run(*options); };
 }
 
 const RegisterCommand kCommand(

@@ -21,12 +21,11 @@ Status Run(const Options& options) {
 
 const RegisterCommand kCommand(
     {"status", "show a run: its members, step, rates and last events", "trireme status runs/demo",
-     [](CLI::App& app) -> std::function<Status()> {
+     [](CommandLine& line) -> std::function<Status()> {
        const auto options = std::make_shared<Options>();
-       app.add_option("run_dir", options->run_dir, "the run's folder (run.dir)")->required();
-       app.add_option("--events", options->events, "how many events to show")
-           ->check(CLI::Range(0, 1'000'000));
-       app.add_flag("--json", options->json, "print one JSON object");
+       line.Add("run_dir", options->run_dir, "the run's folder (run.dir)").Required();
+       line.Add("--events", options->events, "how many events to show").Range(0, 1'000'000);
+       line.Flag("--json", options->json, "print one JSON object");
        return [options] { return Run(*options); };
      }});
 

@@ -245,74 +245,69 @@ Status RunShow(const UseCommand& options) {
   return OkStatus();
 }
 
-void AddTokenizerOptions(CLI::App* app, UseCommand* options, const std::string& name) {
-  app->add_option(name, options->tokenizer, "Tokenizer file or folder")->required();
-  app->add_option("--pattern", options->pattern,
-                  "Pre-tokenisation of a tiktoken file that carries none: gpt2, cl100k, o200k, "
-                  "llama3, qwen or a regular expression");
+void AddTokenizerOptions(CommandLine line, UseCommand* options, const std::string& name) {
+  line.Add(name, options->tokenizer, "Tokenizer file or folder").Required();
+  line.Add("--pattern", options->pattern,
+           "Pre-tokenisation of a tiktoken file that carries none: gpt2, cl100k, o200k, "
+           "llama3, qwen or a regular expression");
 }
 
-CLI::App* SetupTrain(CLI::App& app, TrainCommand* options) {
-  CLI::App* train = app.add_subcommand("train", "Learn a vocabulary from text");
-  train->add_option("text", options->text, "Files, folders or globs of text, see trireme clean")
-      ->required();
-  train->add_option("--vocab-size", options->vocab_size,
-                    "Tokens, with the special ones and 256 bytes (default: 8192)");
-  train->add_option("--out", options->out, "tokenizer.json to write")->required();
-  train->add_option("--type", options->type, "bpe, wordpiece or unigram (default: bpe)")
-      ->check(CLI::IsMember({"bpe", "wordpiece", "unigram"}));
-  train->add_option("--pattern", options->pattern,
-                    "Cuts words: gpt2, cl100k, o200k, llama3, qwen or a regular expression "
-                    "(default: cl100k)");
-  train->add_option("--min-frequency", options->min_frequency,
-                    "Do not merge pairs that stand less often (default: 0)");
+CommandLine SetupTrain(CommandLine& line, TrainCommand* options) {
+  CommandLine train = line.Subcommand("train", "Learn a vocabulary from text");
+  train.Add("text", options->text, "Files, folders or globs of text, see trireme clean").Required();
+  train.Add("--vocab-size", options->vocab_size,
+            "Tokens, with the special ones and 256 bytes (default: 8192)");
+  train.Add("--out", options->out, "tokenizer.json to write").Required();
+  train.Add("--type", options->type, "bpe, wordpiece or unigram (default: bpe)")
+      .OneOf({"bpe", "wordpiece", "unigram"});
+  train.Add("--pattern", options->pattern,
+            "Cuts words: gpt2, cl100k, o200k, llama3, qwen or a regular expression "
+            "(default: cl100k)");
+  train.Add("--min-frequency", options->min_frequency,
+            "Do not merge pairs that stand less often (default: 0)");
   train
-      ->add_option("--special", options->special,
-                   "Special tokens, repeatable; the first ends documents unless <|endoftext|> is "
-                   "among them (default: <|endoftext|>)")
-      ->allow_extra_args(false);
-  train->add_option("--field", options->field,
-                    "Key of jsonl or column of csv and tsv that holds the text (default: text)");
-  train->add_option("--threads", options->threads, "Threads (default: all cores)")
-      ->check(CLI::Range(0, 1024));
-  train->add_flag("--json", options->json, "Print the summary as one JSON object");
-  train->footer(
+      .Add("--special", options->special,
+           "Special tokens, repeatable; the first ends documents unless <|endoftext|> is "
+           "among them (default: <|endoftext|>)")
+      .OneValueEach();
+  train.Add("--field", options->field,
+            "Key of jsonl or column of csv and tsv that holds the text (default: text)");
+  train.Add("--threads", options->threads, "Threads (default: all cores)").Range(0, 1024);
+  train.Flag("--json", options->json, "Print the summary as one JSON object");
+  train.Footer(
       "Memory grows with the distinct words of the corpus, not with its length.\nExample:\n"
       "  trireme tokenizer train clean.jsonl.zst --vocab-size 8192 --out tokenizer.json");
   return train;
 }
 
-std::function<Status()> Setup(CLI::App& app) {
+std::function<Status()> Setup(CommandLine& line) {
   auto train_options = std::make_shared<TrainCommand>();
   auto use_options = std::make_shared<UseCommand>();
-  app.require_subcommand(1);
-  CLI::App* train = SetupTrain(app, train_options.get());
+  CommandLine train = SetupTrain(line, train_options.get());
 
-  CLI::App* encode = app.add_subcommand("encode", "Lines of stdin to ids");
+  CommandLine encode = line.Subcommand("encode", "Lines of stdin to ids");
   AddTokenizerOptions(encode, use_options.get(), "--tokenizer");
-  encode->add_flag("--special", use_options->special,
-                   "Special tokens in the text become ids, and the tokenizer's own are added");
-  encode->add_flag("--jsonl", use_options->jsonl, "In: {\"text\"}, out: {\"ids\"}");
-  encode->footer(
-      "Example:\n  echo \"Hello\" | trireme tokenizer encode --tokenizer tokenizer.json");
+  encode.Flag("--special", use_options->special,
+              "Special tokens in the text become ids, and the tokenizer's own are added");
+  encode.Flag("--jsonl", use_options->jsonl, "In: {\"text\"}, out: {\"ids\"}");
+  encode.Footer("Example:\n  echo \"Hello\" | trireme tokenizer encode --tokenizer tokenizer.json");
 
-  CLI::App* decode = app.add_subcommand("decode", "Lines of ids on stdin to text");
+  CommandLine decode = line.Subcommand("decode", "Lines of ids on stdin to text");
   AddTokenizerOptions(decode, use_options.get(), "--tokenizer");
-  decode->add_flag("--jsonl", use_options->jsonl, "In: {\"ids\"}, out: {\"text\"}");
-  decode->footer(
+  decode.Flag("--jsonl", use_options->jsonl, "In: {\"ids\"}, out: {\"text\"}");
+  decode.Footer(
       "Example:\n  echo \"72 105\" | trireme tokenizer decode --tokenizer tokenizer.json");
 
-  CLI::App* show = app.add_subcommand("show", "What a tokenizer is");
+  CommandLine show = line.Subcommand("show", "What a tokenizer is");
   AddTokenizerOptions(show, use_options.get(), "tokenizer");
-  show->add_option("--id", use_options->ids, "Print the text of this token too, repeatable")
-      ->allow_extra_args(false);
-  show->add_flag("--json", use_options->json, "Print one JSON object");
-  show->footer("Example:\n  trireme tokenizer show tokenizer.json");
+  show.Add("--id", use_options->ids, "Print the text of this token too, repeatable").OneValueEach();
+  show.Flag("--json", use_options->json, "Print one JSON object");
+  show.Footer("Example:\n  trireme tokenizer show tokenizer.json");
 
   return [=]() -> Status {
-    if (train->parsed()) return RunTrain(*train_options);
-    if (encode->parsed()) return RunEncode(*use_options);
-    if (decode->parsed()) return RunDecode(*use_options);
+    if (train.parsed()) return RunTrain(*train_options);
+    if (encode.parsed()) return RunEncode(*use_options);
+    if (decode.parsed()) return RunDecode(*use_options);
     return RunShow(*use_options);
   };
 }

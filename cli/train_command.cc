@@ -385,10 +385,10 @@ Status Run(const TrainCommand& command) {
   return status;
 }
 
-std::function<Status()> SetUp(CLI::App& app) {
+std::function<Status()> SetUp(CommandLine& line) {
   auto command = std::make_shared<TrainCommand>();
-  AddRunFileOptions(app, &command->file, true);
-  app.add_flag("--fresh", command->fresh, "refuse a run.dir that is not empty");
+  AddRunFileOptions(line, &command->file, true);
+  line.Flag("--fresh", command->fresh, "refuse a run.dir that is not empty");
   return [command] { return Run(*command); };
 }
 

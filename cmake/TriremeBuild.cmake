@@ -8,6 +8,9 @@ if(NOT CMAKE_BUILD_TYPE)
 endif()
 # -O2 with vectorisation: -O3 costs build time and gains nothing measured outside the kernels.
 set(CMAKE_CXX_FLAGS_RELEASE "-O2 -ftree-vectorize")
+if(TRIREME_SANITIZE)
+  set(CMAKE_CXX_FLAGS_RELEASE "-O1")  # what a sanitizer adds takes the optimiser minutes
+endif()
 
 find_program(CCACHE_PROGRAM ccache)
 if(CCACHE_PROGRAM AND NOT CMAKE_CXX_COMPILER_LAUNCHER)

@@ -1,0 +1,79 @@
+#include "cli/command_line.h"
+
+#include <CLI/CLI.hpp>
+
+namespace trireme {
+
+CommandOption& CommandOption::Required(bool required) {
+  option_->required(required);
+  return *this;
+}
+CommandOption& CommandOption::ShowDefault() {
+  option_->capture_default_str();
+  return *this;
+}
+CommandOption& CommandOption::OneValueEach() {
+  option_->allow_extra_args(false);
+  return *this;
+}
+CommandOption& CommandOption::OneOf(const std::vector<std::string>& values) {
+  option_->check(CLI::IsMember(values));
+  return *this;
+}
+CommandOption& CommandOption::Range(int64_t least, int64_t most) {
+  option_->check(CLI::Range(least, most));
+  return *this;
+}
+CommandOption& CommandOption::Positive() {
+  option_->check(CLI::PositiveNumber);
+  return *this;
+}
+CommandOption& CommandOption::Excludes(const CommandOption& other) {
+  option_->excludes(other.option_);
+  return *this;
+}
+int64_t CommandOption::count() const { return static_cast<int64_t>(option_->count()); }
+
+CommandOption CommandLine::Add(const std::string& name, std::string& value,
+                               const std::string& help) {
+  return CommandOption(app_->add_option(name, value, help));
+}
+CommandOption CommandLine::Add(const std::string& name, int32_t& value, const std::string& help) {
+  return CommandOption(app_->add_option(name, value, help));
+}
+CommandOption CommandLine::Add(const std::string& name, int64_t& value, const std::string& help) {
+  return CommandOption(app_->add_option(name, value, help));
+}
+CommandOption CommandLine::Add(const std::string& name, uint64_t& value, const std::string& help) {
+  return CommandOption(app_->add_option(name, value, help));
+}
+CommandOption CommandLine::Add(const std::string& name, double& value, const std::string& help) {
+  return CommandOption(app_->add_option(name, value, help));
+}
+CommandOption CommandLine::Add(const std::string& name, std::optional<int32_t>& value,
+                               const std::string& help) {
+  return CommandOption(app_->add_option(name, value, help));
+}
+CommandOption CommandLine::Add(const std::string& name, std::vector<std::string>& values,
+                               const std::string& help) {
+  return CommandOption(app_->add_option(name, values, help));
+}
+CommandOption CommandLine::Add(const std::string& name, std::vector<int32_t>& values,
+                               const std::string& help) {
+  return CommandOption(app_->add_option(name, values, help));
+}
+CommandOption CommandLine::Flag(const std::string& name, bool& value, const std::string& help) {
+  return CommandOption(app_->add_flag(name, value, help));
+}
+CommandOption CommandLine::Find(const std::string& name) {
+  return CommandOption(app_->get_option(name));
+}
+
+CommandLine CommandLine::Subcommand(const std::string& name, const std::string& summary) {
+  app_->require_subcommand(1);
+  return CommandLine(app_->add_subcommand(name, summary));
+}
+void CommandLine::Footer(const std::string& text) { app_->footer(text); }
+bool CommandLine::parsed() const { return app_->parsed(); }
+
+}  // namespace trireme
