@@ -91,6 +91,8 @@ std::function<Status()> Setup(CommandLine& line) {
            "Encoding of what is not UTF-8 and declares none, for example windows-1252");
   line.Add("--min-characters", options->clean.characters_min,
            "Drop documents with fewer characters (default: 5)");
+  line.Add("--max-characters", options->clean.characters_max,
+           "Drop documents with more characters (default: any number)");
   line.Add("--max-symbol-share", options->clean.symbol_share_max,
            "Drop documents with a larger share of symbols and punctuation (default: 0.5)");
   line.Flag("--keep-near-duplicates", options->keep_near_duplicates, "Drop equal documents alone");

@@ -101,6 +101,12 @@ TEST_F(CleanerTest, OptionsChangeWhatIsKept) {
   options.exact_duplicates = options.near_duplicates = false;
   EXPECT_THAT(Clean({path}, options), ElementsAre("1=hello world", "2=hello world", "3=x"));
   EXPECT_EQ(Changed(TextChange::kLowercase).characters, 4);
+  options.characters_max = 10;
+  EXPECT_THAT(Clean({path}, options), ElementsAre("3=x"));
+  EXPECT_EQ(Dropped(DropReason::kTooLong).documents, 2);
+  options.characters_max = 11;
+  EXPECT_EQ(Clean({path}, options).size(), 3u);
+  EXPECT_EQ(nlohmann::json::parse(report_.ToJson())["dropped"]["too_long"]["documents"], 0);
   const std::string page = Write("p.html", "<p>Hello &amp; World");
   options = {};
   EXPECT_THAT(Clean({page}, options), ElementsAre(page + "=Hello & World"));

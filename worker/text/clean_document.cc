@@ -20,6 +20,8 @@ const char* DropReasonName(DropReason reason) {
       return "empty";
     case DropReason::kTooShort:
       return "too_short";
+    case DropReason::kTooLong:
+      return "too_long";
     case DropReason::kSymbols:
       return "symbols";
     case DropReason::kExactDuplicate:
@@ -75,7 +77,11 @@ CleanedText CleanDocument(Document document, const CleanOptions& options) {
   CleanUnicode(&text, &result.changes);
   if (options.lowercase) Lowercase(&text, &result.changes);
   if (text.empty()) return drop(DropReason::kEmpty);
-  if (CountCharacters(text) < options.characters_min) return drop(DropReason::kTooShort);
+  const int64_t characters = CountCharacters(text);
+  if (characters < options.characters_min) return drop(DropReason::kTooShort);
+  if (options.characters_max > 0 && characters > options.characters_max) {
+    return drop(DropReason::kTooLong);
+  }
   if (SymbolShare(text) > options.symbol_share_max) return drop(DropReason::kSymbols);
   return result;
 }

@@ -22,6 +22,7 @@ struct CleanOptions {
   bool lowercase = false;
   std::string encoding;           // of documents that are neither UTF-8 nor declare what they are
   int64_t characters_min = 5;     // code points after cleaning
+  int64_t characters_max = 0;     // 0: any number
   double symbol_share_max = 0.5;  // see SymbolShare()
   bool exact_duplicates = true;
   bool near_duplicates = true;
@@ -35,11 +36,12 @@ enum class DropReason : uint8_t {
   kTooDeep,  // HTML whose elements nest beyond what is parsed
   kEmpty,    // nothing is left
   kTooShort,
+  kTooLong,
   kSymbols,
   kExactDuplicate,
   kNearDuplicate,
 };
-inline constexpr size_t kDropReasons = 7;
+inline constexpr size_t kDropReasons = 8;
 const char* DropReasonName(DropReason reason);
 
 // Characters that are neither letters, marks, digits nor white space, as a share of those that are
