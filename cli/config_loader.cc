@@ -256,7 +256,7 @@ Status CheckFilled(const proto::Config& written, const Places& places, const std
       message.replace(0, context.size(), "model.");
       key = message.substr(0, message.find(':'));
     }
-    return Status(status.code(), StrCat(PlaceOf(places, key, name), ": ", message));
+    return Status(status.code(), message).WithContext(PlaceOf(places, key, name));
   }
   if (const auto problem = FindConfigProblem(filled)) {
     return ProblemToStatus(*problem, PlaceOf(places, problem->key, name));

@@ -250,7 +250,8 @@ std::string DidYouMean(std::string_view word, const std::vector<std::string>& na
 Status ProblemToStatus(const ConfigProblem& problem, const std::string& place) {
   const std::string message =
       place.empty() ? problem.ToString() : StrCat(place, ": ", problem.ToString());
-  return Status(problem.code, message);
+  return problem.code == StatusCode::kNotBuilt ? NotBuiltError(message)
+                                               : InvalidArgumentError(message);
 }
 
 std::optional<ConfigProblem> FindConfigProblem(const proto::Config& config) {

@@ -39,8 +39,9 @@ Result<std::vector<int32_t>> IdsOfJson(const nlohmann::ordered_json& array,
   if (!array.is_array()) return DataLossError(StrCat("\"", name, "\": expected [1, 2, 3]"));
   std::vector<int32_t> ids;
   for (const auto& id : array) {
-    if (!id.is_number_integer())
-      return DataLossError(StrCat("\"", name, "\" holds ", DumpJson(id)));
+    if (!id.is_number_integer()) {
+      return DataLossError(StrCat("\"", name, "\" holds ", DumpJson(id).substr(0, 60)));
+    }
     const auto value = id.get<int64_t>();
     ids.push_back(value == static_cast<int32_t>(value) ? static_cast<int32_t>(value) : -1);
   }

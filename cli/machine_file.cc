@@ -84,7 +84,7 @@ Result<MachineFile> ReadMachineFile(const std::string& path) {
   const Reader reader(path);
   MachineFile machine;
   double memory = 0, program = 0, f32 = 0, bf16 = 0;
-  constexpr double kGiB = 1 << 30, kAny = 1e301;
+  constexpr double kGiB = 1 << 30, kGiBMax = 1e9, kAny = 1e301;
   const auto name = [&](const YAML::Node& node) -> Status {
     if (!node.IsScalar()) return reader.Refuse(node, "name: expected a text");
     machine.name = node.Scalar();
@@ -110,14 +110,14 @@ Result<MachineFile> ReadMachineFile(const std::string& path) {
       root, "",
       {{"name", true, name},
        {"peak_tflops", true, peaks},
-       {"memory_gib", true, reader.Number("memory_gib", kGiB, kAny, &memory)},
+       {"memory_gib", true, reader.Number("memory_gib", kGiB, kGiBMax, &memory)},
        {"memory_gb_per_second", true,
         reader.Number("memory_gb_per_second", 1e9, kAny, &machine.memory_bytes_per_second)},
        {"link_gb_per_second", true,
         reader.Number("link_gb_per_second", 1e9, kAny, &machine.link_bytes_per_second)},
        {"network_gb_per_second", true,
         reader.Number("network_gb_per_second", 1e9, kAny, &machine.network_bytes_per_second)},
-       {"program_gib", false, reader.Number("program_gib", kGiB, kAny, &program)},
+       {"program_gib", false, reader.Number("program_gib", kGiB, kGiBMax, &program)},
        {"reach", false, reach}}));
   machine.peak_flop = {{DType::kF32, f32}, {DType::kBF16, bf16}};
   machine.memory_bytes = static_cast<int64_t>(memory);

@@ -2,37 +2,14 @@
 #include <iostream>
 
 #include "cli/command.h"
-#include "cli/id_list.h"
 #include "cli/model_options.h"
+#include "cli/score_request.h"
 #include "cluster/base/json.h"
 #include "worker/evaluation/scoring.h"
 
 namespace trireme {
 namespace {
 
-using Ids = std::vector<int32_t>;
-
-Result<std::pair<Ids, Ids>> ParseRequest(const std::string& line, const Tokenizer* tokenizer) {
-  const Json request = ParseJson(line);
-  if (!request.is_object()) return DataLossError("expected a JSON object");
-  try {
-    if (request.contains("context_ids")) {
-      ASSIGN_OR_RETURN(Ids context, IdsOfJson(request.at("context_ids"), "context_ids"));
-      ASSIGN_OR_RETURN(Ids continuation,
-                       IdsOfJson(request.at("continuation_ids"), "continuation_ids"));
-      return std::pair(std::move(context), std::move(continuation));
-    }
-    if (tokenizer == nullptr) {
-      return InvalidArgumentError(
-          "the model brings no tokenizer: name one with --tokenizer, or send context_ids");
-    }
-    return EncodePair(*tokenizer, request.at("context").get<std::string>(),
-                      request.at("continuation").get<std::string>());
-  } catch (const Json::exception&) {
-    return DataLossError(
-        "expected {\"context\", \"continuation\"} or {\"context_ids\", \"continuation_ids\"}");
-  }
-}
 
 Status Run(const ModelOptions& options) {
   ASSIGN_OR_RETURN(const auto model, OpenModel("score", options));
@@ -46,7 +23,7 @@ Status Run(const ModelOptions& options) {
       continue;
     }
     if (empty_line > 0) return DataLossError(StrCat("line ", empty_line, ": is empty"));
-    const auto request = ParseRequest(line, tokenizer.get());
+    const auto request = ParseScoreRequest(line, tokenizer.get());
     if (!request.ok()) return request.status().WithContext(StrCat("line ", number));
     const auto& [context, continuation] = request.value();
     const auto score = ScoreContinuation(model.get(), context, continuation);

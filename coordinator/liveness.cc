@@ -12,6 +12,7 @@ namespace {
 
 constexpr size_t kDurationsMax = 256;
 constexpr size_t kDurationsToLearn = 16;
+constexpr double kSecondsMax = 1e9;
 // Parts of a step in order; "reduce.norm" is within "reduce".
 constexpr std::array<std::string_view, 4> kStepParts = {"data", "pipeline", "reduce", "update"};
 
@@ -33,6 +34,8 @@ std::string Seconds(Micros micros) {
 }  // namespace
 
 void PhaseDurations::Add(const std::string& phase, double seconds) {
+  // What a worker says may be anything; sorting wants numbers, and deadlines end somewhere.
+  if (!(seconds >= 0 && seconds < kSecondsMax)) return;
   Ring& ring = rings_[phase];
   if (ring.seconds.size() < kDurationsMax) {
     ring.seconds.push_back(seconds);

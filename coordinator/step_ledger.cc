@@ -12,6 +12,8 @@
 namespace trireme {
 namespace {
 
+constexpr int64_t kPartTokensMax = int64_t{1} << 36;  // sums of parts stay whole numbers
+
 // Replicas compute the same bits; any NaN equals any other.
 bool SameBits(double a, double b) {
   return std::bit_cast<uint64_t>(a) == std::bit_cast<uint64_t>(b) ||
@@ -27,6 +29,10 @@ std::string Exact(double value) {
 }  // namespace
 
 Status LossSum::Add(const proto::LossPart& part, int rank) {
+  if (part.label_tokens() < 0 || part.label_tokens() > kPartTokensMax) {
+    return DataLossError(StrCat("loss of part ", part.part(), ": rank ", rank, " says ",
+                                part.label_tokens(), " label tokens"));
+  }
   const auto [at, added] =
       parts_.try_emplace(part.part(), Part{part.loss_sum(), part.label_tokens(), rank});
   const Part& first = at->second;

@@ -1,7 +1,5 @@
 #include "cluster/comm/packet.h"
 
-#include <glog/logging.h>
-
 #include <cstring>
 #include <utility>
 
@@ -20,11 +18,45 @@ PacketHeader HeaderOf(const Transfer& transfer, PacketType type) {
   return header;
 }
 
-PacketHeader ReadHeader(std::span<const std::byte> packet, int source) {
+PacketHeader ReadHeader(std::span<const std::byte> packet) {
   PacketHeader header;
-  CHECK_GE(packet.size(), sizeof(header)) << "a packet from world rank " << source;
   std::memcpy(&header, packet.data(), sizeof(header));
   return header;
+}
+
+Status CheckPacket(std::span<const std::byte> packet, int source) {
+  const auto refuse = [&](const auto&... what) {
+    return DataLossError(
+        StrCat("a packet of ", packet.size(), " bytes from world rank ", source, ": ", what...));
+  };
+  if (packet.size() < sizeof(PacketHeader)) {
+    return refuse("expected at least ", sizeof(PacketHeader));
+  }
+  const PacketHeader header = ReadHeader(packet);
+  if (header.type > PacketType::kGivenUp) {
+    return refuse("unknown type ", static_cast<int>(header.type));
+  }
+  if (header.bytes < 0 || header.prefix < 0 || header.prefix > header.bytes) {
+    return refuse("bytes [0, ", header.prefix, ") of a message of ", header.bytes);
+  }
+  const auto behind = static_cast<int64_t>(packet.size() - sizeof(PacketHeader));
+  if (header.type == PacketType::kEager) {
+    return behind == header.bytes ? OkStatus() : refuse("expected a message of ", header.bytes);
+  }
+  if (behind == 0) return OkStatus();
+  if (header.type != PacketType::kAnnounce) return refuse("expected a header alone");
+  constexpr int64_t kSegment = sizeof(StreamLayout::Segment);
+  int64_t left = header.bytes;
+  for (int64_t at = 0; at + kSegment <= behind; at += kSegment) {
+    StreamLayout::Segment segment;
+    std::memcpy(&segment, packet.data() + sizeof(header) + at, kSegment);
+    if (segment.bytes < 0 || segment.bytes > left) return refuse("a segment of ", segment.bytes);
+    left -= segment.bytes;
+  }
+  if (behind % kSegment != 0 || left != 0) {
+    return refuse("segments that do not make up ", header.bytes, " bytes");
+  }
+  return OkStatus();
 }
 
 void WriteHeader(const PacketHeader& header, Packet* packet) {

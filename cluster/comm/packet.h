@@ -46,8 +46,11 @@ inline constexpr int64_t kPacketBytesMax = sizeof(PacketHeader) + kEagerBytes;
 using Packet = std::vector<std::byte>;
 
 PacketHeader HeaderOf(const Transfer& transfer, PacketType type);
-// The header of a packet from world rank `source`.
-PacketHeader ReadHeader(std::span<const std::byte> packet, int source);
+// Whether this can be a packet: its type, its sizes, and for announcements segments that make up
+// the message. kDataLoss names world rank `source`.
+Status CheckPacket(std::span<const std::byte> packet, int source);
+// Of a packet that has been checked.
+PacketHeader ReadHeader(std::span<const std::byte> packet);
 void WriteHeader(const PacketHeader& header, Packet* packet);
 // The whole message behind its header. `packet` is memory to reuse.
 Packet EagerPacket(const Transfer& transfer, Packet packet);

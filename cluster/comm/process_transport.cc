@@ -267,7 +267,9 @@ void ProcessTransport::Deliver(Transfer* receive, const PacketHeader& header,
 }
 
 void ProcessTransport::OnPacket(int source, std::span<const std::byte> packet) {
-  const PacketHeader header = ReadHeader(packet, source);
+  const Status good = CheckPacket(packet, source);
+  CHECK(good.ok()) << good.message();  // memory of this job is damaged: nothing can be trusted
+  const PacketHeader header = ReadHeader(packet);
   const PeerKey key{source, header.key()};
   if (header.type == PacketType::kGrant || header.type == PacketType::kDone ||
       header.type == PacketType::kRefuseSend || header.type == PacketType::kGivenUp) {

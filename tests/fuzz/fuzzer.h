@@ -6,10 +6,12 @@
 #include <string>
 #include <vector>
 
+#include "cluster/base/status.h"
+
 namespace trireme {
 
 // One to eight edits of a seed: bytes flipped, set, removed, doubled, numbers made huge, the end
-// cut off, a piece of another seed put in.
+// cut off, a piece of another seed put in. Of JSON also a value of another type in a place of it.
 std::string Damage(const std::vector<std::string>& seeds, uint64_t number);
 
 // Calls `parse` with damaged seeds (and first with each seed as it is): `tries` times, or for
@@ -21,5 +23,11 @@ void Fuzz(const std::string& name, const std::vector<std::string>& seeds, int tr
 
 // A folder for inputs that parsers read by path. Removed at the end of the process.
 std::string FuzzFolder();
+
+// Errors are for people: one line, never empty, and not as long as the input.
+void ExpectMessage(const Status& status);
+
+void WriteFile(const std::string& path, const std::string& bytes);
+std::string Bytes(const void* data, size_t count);
 
 }  // namespace trireme

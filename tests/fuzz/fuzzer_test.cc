@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <random>
 
 namespace trireme {
@@ -82,11 +83,41 @@ void EditOnce(const std::vector<std::string>& seeds, std::mt19937_64& random, st
   }
 }
 
+// Puts a value of another type somewhere into JSON that stays JSON: into the text as a whole, or
+// into a line of it from its first brace on. False where there is none.
+bool Retype(std::mt19937_64& random, std::string* text) {
+  static const auto* values = new std::vector<nlohmann::ordered_json>{
+      nullptr, true,       -1,        3,  0.5,
+      1e300,   UINT64_MAX, INT64_MIN, "", "text\nand more",
+      "nan",   "4096",     {1, 2},    {}, nlohmann::ordered_json::object({{"a", 1}})};
+  size_t begin = 0, end = text->size();
+  auto json = nlohmann::ordered_json::parse(*text, nullptr, false);
+  if (!json.is_object()) {
+    const size_t place = random() % (text->size() + 1);
+    const size_t line = place == 0 ? 0 : text->rfind('\n', place - 1) + 1;
+    end = std::min(text->find('\n', line), text->size());
+    begin = text->find('{', line);
+    if (begin >= end) return false;
+    json = nlohmann::ordered_json::parse(text->substr(begin, end - begin), nullptr, false);
+    if (!json.is_object()) return false;
+  }
+  nlohmann::ordered_json* at = &json;
+  while (at->is_structured() && !at->empty() && (at == &json || random() % 3 != 0)) {
+    auto member = at->begin();
+    std::advance(member, random() % at->size());
+    at = &*member;
+  }
+  *at = (*values)[random() % values->size()];
+  text->replace(begin, end - begin, json.dump());
+  return true;
+}
+
 }  // namespace
 
 std::string Damage(const std::vector<std::string>& seeds, uint64_t number) {
   std::mt19937_64 random(number);
   std::string text = seeds[random() % seeds.size()];
+  if (random() % 3 == 0 && Retype(random, &text) && random() % 4 != 0) return text;
   for (uint64_t edits = 1 + random() % 8; edits > 0; --edits) EditOnce(seeds, random, &text);
   return text;
 }
@@ -106,11 +137,29 @@ void Fuzz(const std::string& name, const std::vector<std::string>& seeds, int tr
       return;
     }
     const std::string input = Damage(seeds, first + i);
-    std::ofstream(FuzzFolder() + "/input", std::ios::binary) << input;
+    WriteFile(FuzzFolder() + "/input", input);
     SCOPED_TRACE(name + ", input number " + std::to_string(first + i));
     parse(input);
     if (testing::Test::HasFailure()) return;
   }
+}
+
+void ExpectMessage(const Status& status) {
+  if (status.ok()) return;
+  EXPECT_FALSE(status.message().empty());
+  EXPECT_LT(status.message().size(), 2000u) << status.message();
+  EXPECT_EQ(status.message().find('\n'), std::string::npos) << status.message();
+}
+
+void WriteFile(const std::string& path, const std::string& bytes) {
+  // A new file: some file systems write one back at once that was cut and filled again.
+  std::error_code none;
+  std::filesystem::remove(path, none);
+  std::ofstream(path, std::ios::binary) << bytes;
+}
+
+std::string Bytes(const void* data, size_t count) {
+  return std::string(static_cast<const char*>(data), count);
 }
 
 std::string FuzzFolder() {

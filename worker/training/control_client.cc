@@ -59,6 +59,11 @@ void FindPlace(int rank, proto::Plan* plan) {
   plan->set_context_index(mesh.Index(plan->place(), Axis::kContext));
 }
 
+// The end of a lease that begins now, of at most a day.
+Micros LeaseEnd(Micros now, int64_t lease_ms) {
+  return now + std::clamp<int64_t>(lease_ms, 0, 86'400'000) * 1000;
+}
+
 }  // namespace
 
 void WorkerControlState::Apply(const proto::ToWorker& message, Micros now) {
@@ -66,10 +71,10 @@ void WorkerControlState::Apply(const proto::ToWorker& message, Micros now) {
   generation_ = message.generation();
   if (message.has_plan()) {
     budget_ = message.plan().start_step();
-    lease_until_ = now + message.plan().lease_ms() * 1000;
+    lease_until_ = LeaseEnd(now, message.plan().lease_ms());
   } else if (message.has_lease()) {
     const proto::Lease& lease = message.lease();
-    lease_until_ = now + lease.lease_ms() * 1000;
+    lease_until_ = LeaseEnd(now, lease.lease_ms());
     budget_ = std::max<int64_t>(budget_, lease.budget_step());
     if (lease.stop()) stop_after_ = lease.stop_after_step();
     checkpoint_at_.insert(lease.checkpoint_at().begin(), lease.checkpoint_at().end());

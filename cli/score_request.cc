@@ -1,0 +1,35 @@
+#include "cli/score_request.h"
+
+#include <nlohmann/json.hpp>
+
+#include "cli/id_list.h"
+#include "worker/evaluation/scoring.h"
+
+namespace trireme {
+
+using Json = nlohmann::ordered_json;
+using Ids = std::vector<int32_t>;
+
+Result<std::pair<Ids, Ids>> ParseScoreRequest(const std::string& line, const Tokenizer* tokenizer) {
+  const Json request = Json::parse(line, nullptr, false);
+  if (!request.is_object()) return DataLossError("expected a JSON object");
+  try {
+    if (request.contains("context_ids")) {
+      ASSIGN_OR_RETURN(Ids context, IdsOfJson(request.at("context_ids"), "context_ids"));
+      ASSIGN_OR_RETURN(Ids continuation,
+                       IdsOfJson(request.at("continuation_ids"), "continuation_ids"));
+      return std::pair(std::move(context), std::move(continuation));
+    }
+    if (tokenizer == nullptr) {
+      return InvalidArgumentError(
+          "the model brings no tokenizer: name one with --tokenizer, or send context_ids");
+    }
+    return EncodePair(*tokenizer, request.at("context").get<std::string>(),
+                      request.at("continuation").get<std::string>());
+  } catch (const Json::exception&) {
+    return DataLossError(
+        "expected {\"context\", \"continuation\"} or {\"context_ids\", \"continuation_ids\"}");
+  }
+}
+
+}  // namespace trireme
