@@ -49,6 +49,29 @@ TEST_P(ActivationTest, SwiGluEqualsTheDoubleReference) {
   EXPECT_TRUE(gate == out[1] && into_dy == out[2]) << "dgate on gate, dup on dy";
 }
 
+// Both gradients by central differences of one reference: <dy, silu(gate) * up>.
+TEST_P(ActivationTest, SwiGluGradientsAreTheSlopesOfTheReference) {
+  const auto out = RunOnThreads([&](Stream& stream) {
+    Owned dgate(dtype, {n}), dup(dtype, {n});
+    SwiGluBackward(stream, dy, a, b, dgate, dup);
+    return std::vector<Owned>{dgate, dup};
+  });
+  const auto loss = [&](int64_t i, double gate, double up) { return dy.At(i) * Silu(gate) * up; };
+  const double h = 1e-5;
+  Expect(
+      out[0],
+      [&](int64_t i) {
+        return (loss(i, a.At(i) + h, b.At(i)) - loss(i, a.At(i) - h, b.At(i))) / (2 * h);
+      },
+      "dgate");
+  Expect(
+      out[1],
+      [&](int64_t i) {
+        return (loss(i, a.At(i), b.At(i) + h) - loss(i, a.At(i), b.At(i) - h)) / (2 * h);
+      },
+      "dup");
+}
+
 TEST_P(ActivationTest, GeluEqualsTheDoubleReference) {
   const auto out = RunOnThreads([&](Stream& stream) {
     Owned y(dtype, {n}), dx(dtype, {n});

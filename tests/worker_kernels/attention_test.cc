@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <numeric>
 #include <tuple>
 
 #include "tests/worker_kernels/kernel_testing.h"
@@ -158,10 +160,15 @@ INSTANTIATE_TEST_SUITE_P(
         Case{1, 200, 6, 2, 64, DType::kBF16, false}, Case{1, 570, 2, 1, 32, DType::kBF16, false}));
 
 // The double reference's own gradient is the slope of its own output.
-TEST(AttentionReferenceTest, GradientsAreTheSlopeOfTheOutput) {
-  const Case c{2, 5, 4, 2, 3, DType::kF32, false};
+class AttentionReferenceTest : public testing::TestWithParam<Case> {};
+
+TEST_P(AttentionReferenceTest, GradientsAreTheSlopeOfTheOutput) {
+  const Case c = GetParam();
   Fused fused(c, 1);
   const Owned starts = DocumentStarts(c);
+  const Doubles positions = starts.Doubles();
+  ASSERT_EQ(std::any_of(positions.begin(), positions.end(), [](double t) { return t > 0; }),
+            c.documents);
   const Owned dout = Owned::Random(c.dtype, {c.batch * c.length, c.query_heads * c.head_dim}, 2);
   const Doubles gradient = Compute(fused, starts, &dout, 0.5).gradient;
   const auto loss = [&] {
@@ -180,6 +187,10 @@ TEST(AttentionReferenceTest, GradientsAreTheSlopeOfTheOutput) {
     EXPECT_NEAR(gradient[i], (above - below) / (x_above - x_below), 2e-5) << i;
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(All, AttentionReferenceTest,
+                         testing::Values(Case{2, 5, 4, 2, 3, DType::kF32, false},
+                                         Case{4, 12, 2, 1, 3, DType::kF32, true}));
 
 TEST(AttentionForwardTest, KeysOfTheFutureAndOfOtherDocumentsAreNeverRead) {
   const Case c{1, 150, 2, 1, 16, DType::kF32, true};
@@ -250,41 +261,69 @@ INSTANTIATE_TEST_SUITE_P(All, AttentionDecodeTest,
                          testing::Combine(testing::Values(DType::kF32, DType::kBF16),
                                           testing::Values(1, 3, 90)));
 
-class RotaryTest : public testing::TestWithParam<DType> {};
+class RotaryTest : public testing::TestWithParam<DType> {
+ protected:
+  static constexpr int64_t kHalf = 5;  // 10 of 22 dims turn
 
-TEST_P(RotaryTest, RotatesHalvesAndBack) {
-  const Case c{2, 9, 3, 1, 22, GetParam(), false};
-  const int64_t half = 5;  // 10 of 22 dims turn
-  const Fused fused(c, 1);
-  Owned positions(DType::kI32, {2, 9}), cosines(DType::kF32, {20, half}), sines = cosines;
-  for (int64_t n = 0; n < 18; ++n) positions.Set(n, (n * 5) % 20);
-  for (int64_t i = 0; i < 20 * half; ++i) {
-    const double angle = (i / half) * std::pow(100.0, -(i % half) / 5.0);
-    cosines.Set(i, std::cos(angle));
-    sines.Set(i, std::sin(angle));
-  }
-  const auto out = RunOnThreads([&](Stream& stream) {
-    Fused turned = fused;
-    RotaryInPlace(stream, turned.q(), positions, cosines, sines, false);
-    Fused back = turned;
-    RotaryInPlace(stream, back.q(), positions, cosines, sines, true);
-    return std::vector<Owned>{turned.memory, back.memory};
-  });
-  Doubles expected = fused.memory.Doubles();
-  for (int64_t n = 0; n < 18; ++n) {
-    for (int64_t h = 0; h < 3; ++h) {
-      for (int64_t i = 0; i < half; ++i) {
-        double& a = expected[n * fused.stride + h * 22 + i];
-        double& b = expected[n * fused.stride + h * 22 + half + i];
-        const int64_t at = static_cast<int64_t>(positions.At(n)) * half + i;
-        const double cosine = cosines.At(at), sine = sines.At(at), a0 = a;
-        a = a0 * cosine - b * sine;
-        b = b * cosine + a0 * sine;
-      }
+  RotaryTest() {
+    for (int64_t n = 0; n < 18; ++n) positions_.Set(n, (n * 5) % 20);
+    for (int64_t i = 0; i < 20 * kHalf; ++i) {
+      const double angle = (i / kHalf) * std::pow(100.0, -(i % kHalf) / 5.0);
+      cosines_.Set(i, std::cos(angle));
+      sines_.Set(i, std::sin(angle));
     }
   }
-  ExpectNear(out[0], expected, 2e-7, Rounding(c.dtype), "turned");
-  ExpectNear(out[1], fused.memory.Doubles(), 4 * Rounding(c.dtype), 0, "back");
+
+  // The reference in double: the three query heads of a fused buffer turned.
+  Doubles Turned(Doubles x) const {
+    for (int64_t n = 0; n < 18; ++n) {
+      for (int64_t h = 0; h < 3; ++h) {
+        for (int64_t i = 0; i < kHalf; ++i) {
+          double& a = x[n * fused_.stride + h * 22 + i];
+          double& b = x[n * fused_.stride + h * 22 + kHalf + i];
+          const int64_t at = static_cast<int64_t>(positions_.At(n)) * kHalf + i;
+          const double cosine = cosines_.At(at), sine = sines_.At(at), a0 = a;
+          a = a0 * cosine - b * sine;
+          b = b * cosine + a0 * sine;
+        }
+      }
+    }
+    return x;
+  }
+
+  const Case c_{2, 9, 3, 1, 22, GetParam(), false};
+  const Fused fused_{c_, 1};
+  Owned positions_{DType::kI32, {2, 9}}, cosines_{DType::kF32, {20, kHalf}}, sines_ = cosines_;
+};
+
+TEST_P(RotaryTest, RotatesHalvesAndBack) {
+  const auto out = RunOnThreads([&](Stream& stream) {
+    Fused turned = fused_;
+    RotaryInPlace(stream, turned.q(), positions_, cosines_, sines_, false);
+    Fused back = turned;
+    RotaryInPlace(stream, back.q(), positions_, cosines_, sines_, true);
+    return std::vector<Owned>{turned.memory, back.memory};
+  });
+  ExpectNear(out[0], Turned(fused_.memory.Doubles()), 2e-7, Rounding(c_.dtype), "turned");
+  ExpectNear(out[1], fused_.memory.Doubles(), 4 * Rounding(c_.dtype), 0, "back");
+}
+
+// The backward pass turns gradients back: the slope of <dy, turned x> in x.
+TEST_P(RotaryTest, TheInverseIsTheSlopeOfTheReference) {
+  const Fused dy(c_, 2);
+  const auto out = RunOnThreads([&](Stream& stream) {
+    Fused dx = dy;
+    RotaryInPlace(stream, dx.q(), positions_, cosines_, sines_, true);
+    return std::vector<Owned>{dx.memory};
+  });
+  const auto loss = [&](const Doubles& x) {
+    const Doubles turned = Turned(x), gradient = dy.memory.Doubles();
+    return std::inner_product(turned.begin(), turned.end(), gradient.begin(), 0.0);
+  };
+  const Doubles x = fused_.memory.Doubles();
+  Doubles slope(x.size());
+  for (size_t i = 0; i < x.size(); ++i) slope[i] = Difference(loss, x, static_cast<int64_t>(i));
+  ExpectNear(out[0], slope, 1e-7, Rounding(c_.dtype), "dx");
 }
 
 INSTANTIATE_TEST_SUITE_P(All, RotaryTest, testing::Values(DType::kF32, DType::kBF16));

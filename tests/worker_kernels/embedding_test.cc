@@ -59,6 +59,40 @@ TEST_P(EmbeddingTest, BackwardAddsInTokenOrder) {
   }
 }
 
+// The gradient of <dy, y> in the table, by central differences of a reference in double.
+TEST_P(EmbeddingTest, BackwardIsTheSlopeOfTheReference) {
+  const auto [table_type, dy_type, hidden] = GetParam();
+  const Owned ids = Ids(24), table = Owned::Random(table_type, {kRows, hidden}, 1);
+  const Owned dy = Owned::Random(dy_type, {kTokens, hidden}, 2);
+  const Owned before = Owned::Random(DType::kF32, {kRows, hidden}, 3);
+  const auto out = RunOnThreads([&](Stream& stream) {
+    Owned dtable = before, sum = before;
+    EmbeddingBackward(stream, ids, dy, kFirst, dtable, false);
+    EmbeddingBackward(stream, ids, dy, kFirst, sum, true);
+    return std::vector<Owned>{dtable, sum};
+  });
+  const std::vector<double> gradient = dy.Doubles();
+  const auto loss = [&, hidden = hidden](const std::vector<double>& x) {
+    double sum = 0;
+    for (int64_t n = 0; n < kTokens; ++n) {
+      const int64_t r = static_cast<int64_t>(ids.At(n)) - kFirst;
+      for (int64_t i = 0; i < hidden && r >= 0 && r < kRows; ++i) {
+        sum += gradient[n * hidden + i] * x[r * hidden + i];
+      }
+    }
+    return sum;
+  };
+  // Differences of a linear function need no small step.
+  const std::vector<double> x = table.Doubles();
+  std::vector<double> slope(x.size()), added = before.Doubles();
+  for (size_t i = 0; i < x.size(); ++i) {
+    slope[i] = Difference(loss, x, static_cast<int64_t>(i), 0.5);
+    added[i] += slope[i];
+  }
+  ExpectNear(out[0], slope, 1e-5, 1e-6, "dtable");
+  ExpectNear(out[1], added, 1e-5, 1e-6, "dtable, added");
+}
+
 TEST_P(EmbeddingTest, PositionsAreAddedToWhatIsThere) {
   const auto [table_type, y_type, hidden] = GetParam();
   const Owned positions = Ids(kRows), table = Owned::Random(table_type, {kRows, hidden}, 1);
