@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "tests/worker_kernels/kernel_testing.h"
 
 namespace trireme {
@@ -9,9 +11,10 @@ namespace {
 
 constexpr int64_t kTokens = 300, kRows = 11, kFirst = 5;
 
+// Every id below `limit`, many times and in no order.
 Owned Ids(int64_t limit, int64_t tokens = kTokens) {
   Owned ids(DType::kI32, {tokens});
-  for (int64_t n = 0; n < tokens; ++n) ids.Set(n, (n * 7 + n * n * 3) % limit);
+  for (int64_t n = 0; n < tokens; ++n) ids.Set(n, (n * 7 + n / 8 * 3) % limit);
   return ids;
 }
 
@@ -83,7 +86,8 @@ TEST_P(EmbeddingTest, BackwardIsTheSlopeOfTheReference) {
     return sum;
   };
   // Differences of a linear function need no small step.
-  const std::vector<double> x = table.Doubles();
+  const std::vector<double> x = table.Doubles(), all = ids.Doubles();
+  EXPECT_EQ(std::set<double>(all.begin(), all.end()).size(), 24u);
   std::vector<double> slope(x.size()), added = before.Doubles();
   for (size_t i = 0; i < x.size(); ++i) {
     slope[i] = Difference(loss, x, static_cast<int64_t>(i), 0.5);
