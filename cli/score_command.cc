@@ -10,7 +10,6 @@
 namespace trireme {
 namespace {
 
-
 Status Run(const ModelOptions& options) {
   ASSIGN_OR_RETURN(const auto model, OpenModel("score", options));
   ASSIGN_OR_RETURN(const auto tokenizer, OpenTokenizer(options, *model));

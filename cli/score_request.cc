@@ -1,17 +1,15 @@
 #include "cli/score_request.h"
 
-#include <nlohmann/json.hpp>
-
 #include "cli/id_list.h"
+#include "cluster/base/json.h"
 #include "worker/evaluation/scoring.h"
 
 namespace trireme {
 
-using Json = nlohmann::ordered_json;
 using Ids = std::vector<int32_t>;
 
 Result<std::pair<Ids, Ids>> ParseScoreRequest(const std::string& line, const Tokenizer* tokenizer) {
-  const Json request = Json::parse(line, nullptr, false);
+  const Json request = ParseJson(line);
   if (!request.is_object()) return DataLossError("expected a JSON object");
   try {
     if (request.contains("context_ids")) {

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
-#include <nlohmann/json.hpp>
 #include <set>
 
 #include "cluster/base/checksum.h"
+#include "cluster/base/json.h"
 #include "coordinator/json_fields.h"
 
 namespace trireme {
@@ -18,7 +18,7 @@ std::optional<JournalRecord> Decode(const std::string& line) {
   if (line.size() < kChecksumDigits + 1) return std::nullopt;
   const std::string_view text = std::string_view(line).substr(kChecksumDigits + 1);
   if (line.substr(0, kChecksumDigits) != ChecksumHex(Checksum64(text))) return std::nullopt;
-  const auto json = nlohmann::json::parse(text, nullptr, false);
+  const auto json = ParseSortedJson(text);
   if (!json.is_object()) return std::nullopt;
   JournalRecord record;
   const std::optional<std::string> kind = TextField(json, "kind");
@@ -47,7 +47,7 @@ std::string EncodeJournalRecord(const JournalRecord& record) {
   json["step"] = record.step;
   json["reason"] = record.reason;
   if (record.exit_code) json["exit_code"] = *record.exit_code;
-  const std::string text = json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  const std::string text = DumpJson(json);
   return StrCat(ChecksumHex(Checksum64(std::string_view(text))), " ", text);
 }
 

@@ -8,18 +8,12 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <nlohmann/json.hpp>
 
+#include "cluster/base/json.h"
 #include "coordinator/json_fields.h"
 
 namespace trireme {
 namespace {
-
-using Json = nlohmann::ordered_json;
-
-std::string Dump(const Json& json) {
-  return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-}
 
 Json MemberJson(const MemberInfo& member) {
   Json json = {
@@ -50,7 +44,7 @@ std::string MetricsLine(const StepMetrics& metrics) {
   json["mfu"] = metrics.mfu ? Json(std::round(*metrics.mfu * 1e6) / 1e6) : Json(nullptr);
   json["memory_bytes_max"] = metrics.memory_bytes_max;
   json["generation"] = metrics.generation;
-  return Dump(json);
+  return DumpJson(json);
 }
 
 std::string MetricsLine(const ValidationMetrics& metrics) {
@@ -58,7 +52,7 @@ std::string MetricsLine(const ValidationMetrics& metrics) {
   json["step"] = metrics.step;
   json["validation_loss"] = metrics.loss;
   json["validation_perplexity"] = std::exp(metrics.loss);
-  return Dump(json);
+  return DumpJson(json);
 }
 
 std::string EventLine(const Event& event, double wall_seconds) {
@@ -75,7 +69,7 @@ std::string EventLine(const Event& event, double wall_seconds) {
     json["members"] = Json::array();
     for (const MemberInfo& member : event.members) json["members"].push_back(MemberJson(member));
   }
-  return Dump(json);
+  return DumpJson(json);
 }
 
 Result<MetricsSoFar> CutMetrics(const std::string& run_dir, int64_t step) {
@@ -87,7 +81,7 @@ Result<MetricsSoFar> CutMetrics(const std::string& run_dir, int64_t step) {
   std::string line;
   bool cut = false;
   while (std::getline(file, line)) {
-    const auto json = nlohmann::json::parse(line, nullptr, false);
+    const auto json = ParseJson(line);
     const std::optional<int64_t> of_step = IntegerField(json, "step");
     const std::optional<int64_t> tokens = IntegerField(json, "tokens");
     const bool whole = of_step && (tokens || !json.contains("tokens"));

@@ -4,16 +4,14 @@
 #include <deque>
 #include <filesystem>
 #include <fstream>
-#include <nlohmann/json.hpp>
 
+#include "cluster/base/json.h"
 #include "coordinator/journal.h"
 #include "coordinator/json_fields.h"
 #include "coordinator/run_lock.h"
 
 namespace trireme {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 // Calls `use(line, json)` for each whole line of the file's last `bytes_max` bytes that is an
 // object. Damaged lines are passed over: what else the folder says is still worth showing.
@@ -27,16 +25,14 @@ void ForLastLines(const std::string& path, int64_t bytes_max, Use use) {
   std::string line;
   if (start > 0) std::getline(file, line);
   while (std::getline(file, line)) {
-    const auto json = Json::parse(line, nullptr, false);
+    const auto json = ParseJson(line);
     if (json.is_object()) use(line, json);
   }
 }
 
 constexpr int64_t kTailBytes = 256 * 1024;
 
-Json Parsed(const std::string& text) {
-  return text.empty() ? Json(nullptr) : Json::parse(text, nullptr, false);
-}
+Json Parsed(const std::string& text) { return text.empty() ? Json(nullptr) : ParseJson(text); }
 
 std::string StateOf(const RunStatus& status) {
   if (!status.verdict) return RunLock::Held(status.run_dir) ? "running" : "died";
@@ -79,7 +75,7 @@ Result<RunStatus> ReadRunStatus(const std::string& run_dir, int events_max) {
                  events.push_back(line);
                  if (static_cast<int>(events.size()) > events_max) events.pop_front();
                  if (kind == "start" && json.contains("members") && json["members"].is_array()) {
-                   status.members = json["members"].dump();
+                   status.members = DumpJson(json["members"]);
                  }
                });
   status.last_events.assign(events.begin(), events.end());
@@ -106,7 +102,7 @@ std::string RunStatusJson(const RunStatus& status) {
   } else {
     json["verdict"] = nullptr;
   }
-  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+  return DumpJson(json);
 }
 
 std::string RunStatusText(const RunStatus& status) {

@@ -167,8 +167,8 @@ TEST_F(CudaProgramTest, MixedMachinesAreRefusedWithOneLine) {
 
 // An error of the device is for good: the process ends at once and says in one line what failed.
 TEST_F(CudaProgramTest, AnErrorOfTheDeviceEndsTheProcessWithOneLine) {
-  // At several moments: while it measures and loads, in a step, in a later one.
-  for (const char* waits : {"1", "20", "40"}) {
+  // At several moments: while it makes room, while it loads, in a step.
+  for (const char* waits : {"1", "60", "90"}) {
     const Outcome outcome = Train("--fresh --set run.dir=ends" + std::string(waits),
                                   std::string("env TRIREME_SIMT_ERROR=") + waits);
     EXPECT_EQ(outcome.exit_code, 1) << waits;
@@ -176,14 +176,17 @@ TEST_F(CudaProgramTest, AnErrorOfTheDeviceEndsTheProcessWithOneLine) {
     ASSERT_NE(at, std::string::npos) << waits << ": " << outcome.err;
     EXPECT_EQ(Lines(outcome.err.substr(at)), 1) << outcome.err;
     EXPECT_THAT(outcome.err, testing::Not(HasSubstr("***"))) << "a stack trace";
-    EXPECT_THAT(outcome.err, HasSubstr("TRIREME_CUDA_BLOCKING=1 names exactly one"));
+    EXPECT_THAT(outcome.err,
+                HasSubstr(std::string(waits) == "1"
+                              ? "(zeroing memory)"
+                              : "in Copy (TRIREME_CUDA_BLOCKING=1 names exactly one)"));
     EXPECT_THAT(Log("ends" + std::string(waits)), HasSubstr("an illegal memory access"));
   }
   // The run itself is as good as before.
   ASSERT_EQ(Train("").exit_code, 0);
-  const Outcome resumed = Train("--set run.dir=ends40");
+  const Outcome resumed = Train("--set run.dir=ends90");
   EXPECT_EQ(resumed.exit_code, 0) << resumed.err;
-  EXPECT_EQ(Hash("ends40"), Hash("gpu"));
+  EXPECT_EQ(Hash("ends90"), Hash("gpu"));
 }
 
 TEST_F(CudaProgramTest, WithoutAGpuOneLineSaysWhy) {
