@@ -42,9 +42,9 @@ Result<PlannedFault> ParseFault(const std::string& text) {
            fault.action == "silent" || fault.action == "flip";
   }
   if (good) return fault;
-  return InvalidArgumentError(StrCat("TRIREME_FAULT='", text,
-                                     "': expected RANK:STEP:POINT:kill|stop|hang|silent|flip, such as ",
-                                     "3:7:pipeline.backward:kill"));
+  return InvalidArgumentError(StrCat(
+      "TRIREME_FAULT='", text, "': expected RANK:STEP:POINT:kill|stop|hang|silent|flip, such as ",
+      "3:7:pipeline.backward:kill"));
 }
 
 Result<PlannedFault> FaultFromEnvironment() {
