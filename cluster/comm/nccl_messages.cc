@@ -86,6 +86,12 @@ bool NcclMessages::AdvanceOutgoing(Message& message) {
   }
   if (!message.small() || !message.copied.Reached()) return false;
   if (!message.payload.valid()) {
+    // In the order of calls: an earlier one of this tag may have become ready since it was asked.
+    for (const Message& other : outgoing_) {
+      if (&other == &message) break;
+      const bool same = other.peer == message.peer && other.tag == message.tag;
+      if (same && other.small() && !other.payload.valid()) return false;
+    }
     message.payload = payload_->Send({message.pinned.get(), message.buffer.bytes(), DType::kU8},
                                      message.peer, message.tag);
   }
