@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+
 #include "cluster/base/status.h"
 
 namespace trireme {
@@ -90,7 +92,9 @@ TEST(SimulationTest, ALateCoordinatorLosesNobody) {
 TEST(SimulationTest, RunsThatAreHitAgainAndAgainEndWhole) {
   std::map<std::string, int> events;
   std::map<int, int> verdicts;
-  for (uint64_t seed = 0; seed < 150; ++seed) {
+  const char* seeds = std::getenv("TRIREME_SIM_SEEDS");
+  const uint64_t count = seeds == nullptr ? 150 : std::strtoull(seeds, nullptr, 10);
+  for (uint64_t seed = 0; seed < count; ++seed) {
     std::mt19937_64 random(seed);
     SimulationOptions options;
     options.seed = seed;
@@ -105,8 +109,8 @@ TEST(SimulationTest, RunsThatAreHitAgainAndAgainEndWhole) {
     int jobs = 0;
     do {
       std::vector<PlannedFault> faults;
-      const uint64_t count = jobs < 6 ? random() % 3 : 0;
-      for (uint64_t i = 0; i < count; ++i) {
+      const uint64_t hits = jobs < 6 ? random() % 3 : 0;
+      for (uint64_t i = 0; i < hits; ++i) {
         faults.push_back(
             {static_cast<Fault>(random() % 5),
              1 + static_cast<int64_t>(random() % static_cast<uint64_t>(options.steps_total)),
