@@ -39,7 +39,10 @@ std::string Box::ToString() const {
   std::ostringstream out;
   out << '[';
   for (int d = 0; d < rank(); ++d) {
-    out << (d ? ", " : "") << offset[d] << ':' << offset[d] + extent[d];
+    // Also of boxes that a damaged file describes: the sum wraps, and is wrong to be told anyway.
+    const auto end =
+        static_cast<int64_t>(static_cast<uint64_t>(offset[d]) + static_cast<uint64_t>(extent[d]));
+    out << (d ? ", " : "") << offset[d] << ':' << end;
   }
   out << ']';
   return out.str();

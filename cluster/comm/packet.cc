@@ -94,8 +94,10 @@ Packet AnnouncePacket(const Transfer& transfer, bool with_segments, Packet packe
 StreamLayout AnnouncedSegments(std::span<const std::byte> packet) {
   std::vector<StreamLayout::Segment> segments((packet.size() - sizeof(PacketHeader)) /
                                               sizeof(StreamLayout::Segment));
-  std::memcpy(segments.data(), packet.data() + sizeof(PacketHeader),
-              segments.size() * sizeof(segments[0]));
+  if (!segments.empty()) {
+    std::memcpy(segments.data(), packet.data() + sizeof(PacketHeader),
+                segments.size() * sizeof(segments[0]));
+  }
   return StreamLayout(std::move(segments));
 }
 
