@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "cli/command.h"
+#include "cli/run_options.h"
 #include "cli/text_progress.h"
 #include "storage/output_file.h"
 #include "worker/text/cleaner.h"
@@ -97,11 +98,9 @@ std::function<Status()> Setup(CommandLine& line) {
            "Drop documents with a larger share of symbols and punctuation (default: 0.5)");
   line.Flag("--keep-near-duplicates", options->keep_near_duplicates, "Drop equal documents alone");
   line.Flag("--keep-duplicates", options->keep_duplicates, "Drop no duplicates");
-  line.Add("--max-document-mib", options->document_mib_max,
-           "Refuse larger documents; bounds the memory (default: 256)")
-      .Range(1, 1024);
+  AddDocumentLimit(line, &options->document_mib_max);
   line.Add("--threads", options->clean.threads, "Threads (default: all cores)");
-  line.Flag("--json", options->json, "Print the report as one JSON object");
+  AddJsonOption(line, &options->json);
   return [options] { return Run(*options); };
 }
 

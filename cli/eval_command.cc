@@ -219,7 +219,7 @@ Status Run(const EvalCommand& command) {
     reports.push_back(std::move(report));
   }
   if (command.json) {
-    std::cout << DumpJson((reports.size() == 1 ? reports[0] : Json{{"tasks", reports}})) << "\n";
+    std::cout << DumpJson(reports.size() == 1 ? reports[0] : Json{{"tasks", reports}}) << "\n";
   }
   return OkStatus();
 }

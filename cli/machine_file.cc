@@ -101,7 +101,7 @@ Result<MachineFile> ReadMachineFile(const std::string& path) {
         node, "reach",
         {{"products", false, reader.Number("reach.products", 1, 1, &machine.reach_products)},
          {"attention_forward", false,
-          reader.Number("reach.attention_forward", 1, 1, &machine.reach_attention)},
+          reader.Number("reach.attention_forward", 1, 1, &machine.reach_attention_forward)},
          {"attention_backward", false,
           reader.Number("reach.attention_backward", 1, 1, &machine.reach_attention_backward)},
          {"memory", false, reader.Number("reach.memory", 1, 1, &machine.reach_memory)}});

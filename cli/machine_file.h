@@ -20,7 +20,7 @@ struct MachineFile {
   int64_t program_bytes = 0;            // taken before a tensor is made
   // Shares of the peaks that are expected; 1 where the file does not say.
   double reach_products = 1;
-  double reach_attention = 1;
+  double reach_attention_forward = 1;
   double reach_attention_backward = 1;
   double reach_memory = 1;
 };

@@ -35,14 +35,6 @@ const Command* Find(const std::string& name) {
   return nullptr;
 }
 
-// A message may quote its input: whatever that holds, it stays one line.
-std::string OneLine(std::string message) {
-  for (char& c : message) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
-  }
-  return message;
-}
-
 // A word that is no command, refused with the nearest one.
 Status CheckCommandName(int argc, char** argv) {
   if (argc < 2 || argv[1][0] == '-') return OkStatus();
@@ -101,7 +93,7 @@ std::string UsageMistake(const CLI::App& app, const CLI::ParseError& error) {
 
 int Run(int argc, char** argv) {
   if (const Status status = CheckCommandName(argc, argv); !status.ok()) {
-    std::cerr << "trireme: " << OneLine(status.message()) << "\n";
+    std::cerr << "trireme: " << status.message() << "\n";
     return ExitCode(status);
   }
   CLI::App app{"trireme: pretrains, evaluates and serves large language models"};
@@ -122,9 +114,10 @@ int Run(int argc, char** argv) {
     if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success)) {
       return app.exit(error);  // --help, --version
     }
-    std::cerr << "trireme: " << OneLine(UsageMistake(app, error)) << " (see " << HelpOf(app)
-              << ")\n";
-    return 2;
+    const Status mistake =
+        InvalidArgumentError(StrCat(UsageMistake(app, error), " (see ", HelpOf(app), ")"));
+    std::cerr << "trireme: " << mistake.message() << "\n";
+    return ExitCode(mistake);
   }
   for (const CLI::App* sub : app.get_subcommands()) {
     Status status = runs[sub]();
@@ -133,7 +126,7 @@ int Run(int argc, char** argv) {
       status = StorageError("stdout cannot be written");
     }
     if (!status.ok() && !status.message().empty()) {
-      std::cerr << "trireme " << sub->get_name() << ": " << OneLine(status.message()) << "\n";
+      std::cerr << "trireme " << sub->get_name() << ": " << status.message() << "\n";
     }
     return ExitCode(status);
   }

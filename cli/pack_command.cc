@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "cli/command.h"
+#include "cli/run_options.h"
 #include "cli/text_progress.h"
 #include "worker/text/packer.h"
 #include "worker/text/tokenizer.h"
@@ -72,11 +73,9 @@ std::function<Status()> Setup(CommandLine& line) {
   line.Add("--end-of-text", options->end_of_text,
            "Id that ends every document (default: the tokenizer's)");
   line.Add("--pattern", options->pattern, "Pre-tokenisation of a tiktoken file that carries none");
-  line.Add("--max-document-mib", options->document_mib_max,
-           "Refuse larger documents; bounds the memory (default: 256)")
-      .Range(1, 1024);
+  AddDocumentLimit(line, &options->document_mib_max);
   line.Add("--threads", options->pack.threads, "Threads (default: all cores)");
-  line.Flag("--json", options->json, "Print the summary as one JSON object");
+  AddJsonOption(line, &options->json);
   return [options] { return Run(*options); };
 }
 

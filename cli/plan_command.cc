@@ -144,7 +144,7 @@ const char* KindText(KernelEstimate::Kind kind) {
   switch (kind) {
     case KernelEstimate::Kind::kProduct:
       return "product";
-    case KernelEstimate::Kind::kAttention:
+    case KernelEstimate::Kind::kAttentionForward:
     case KernelEstimate::Kind::kAttentionBackward:
       return "attention";
     default:

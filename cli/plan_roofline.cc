@@ -90,7 +90,7 @@ class StepKernels {
     kernel.flop = flop_each * static_cast<double>(calls);
     kernel.bytes = bytes_each * static_cast<double>(calls);
     const double peak = machine_.peak_flop.at(request_.compute);
-    const double reach = kind == Kind::kAttention           ? machine_.reach_attention
+    const double reach = kind == Kind::kAttentionForward    ? machine_.reach_attention_forward
                          : kind == Kind::kAttentionBackward ? machine_.reach_attention_backward
                                                             : machine_.reach_products;
     const double moving = kernel.bytes / machine_.memory_bytes_per_second;
@@ -141,7 +141,7 @@ class StepKernels {
   void Attention(int64_t calls, int64_t forwards) {
     const double t = static_cast<double>(tokens_);
     const double flop = 2 * t * static_cast<double>(length_) * static_cast<double>(queries_);
-    Add("attention forward", Kind::kAttention, calls * forwards, flop,
+    Add("attention forward", Kind::kAttentionForward, calls * forwards, flop,
         t * Wide(2 * queries_ + 2 * keys_));
     Add("attention backward", Kind::kAttentionBackward, calls, 2.5 * flop,
         t * Wide(4 * queries_ + 4 * keys_));

@@ -20,6 +20,13 @@ inline void AddRunFileOptions(CommandLine& line, RunFileOptions* run, bool is_re
       .OneValueEach();
 }
 
+// Of commands that read texts.
+inline void AddDocumentLimit(CommandLine& line, int64_t* document_mib_max) {
+  line.Add("--max-document-mib", *document_mib_max,
+           "Refuse larger documents; bounds the memory (default: 256)")
+      .Range(1, 1024);
+}
+
 inline void AddJsonOption(CommandLine& line, bool* json) {
   line.Flag("--json", *json, "print one JSON object and nothing else");
 }

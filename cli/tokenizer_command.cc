@@ -245,7 +245,7 @@ Status RunShow(const UseCommand& options) {
   return OkStatus();
 }
 
-void AddTokenizerOptions(CommandLine line, UseCommand* options, const std::string& name) {
+void AddTokenizerOptions(CommandLine& line, UseCommand* options, const std::string& name) {
   line.Add(name, options->tokenizer, "Tokenizer file or folder").Required();
   line.Add("--pattern", options->pattern,
            "Pre-tokenisation of a tiktoken file that carries none: gpt2, cl100k, o200k, "

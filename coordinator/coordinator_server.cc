@@ -2,7 +2,6 @@
 
 #include <unistd.h>
 
-#include <algorithm>
 #include <cmath>
 #include <condition_variable>
 #include <filesystem>
@@ -67,8 +66,7 @@ CoordinatorOptions StateOptions(const CoordinatorServerOptions& options, uint64_
   state.generation = generation;
   state.start_step = options.start_step;
   state.steps_total = config.lr_schedule().steps();
-  // Lines of the metrics may be damaged or gone; the checkpoint knows the same number.
-  state.label_tokens_done = std::max(so_far.label_tokens, options.label_tokens);
+  state.label_tokens_done = options.label_tokens;
   state.checkpoint_every = config.checkpoint().every_steps();
   if (config.checkpoint().has_keep()) state.checkpoint_keep = config.checkpoint().keep();
   state.checkpoints = options.checkpoints;

@@ -89,7 +89,6 @@ Result<MetricsSoFar> CutMetrics(const std::string& run_dir, int64_t step) {
       cut = true;
       continue;
     }
-    if (tokens) so_far.label_tokens = *tokens;
     if (json.contains("validation_loss")) so_far.validated_last = *of_step == step;
     kept += line + "\n";
   }

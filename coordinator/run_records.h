@@ -15,7 +15,6 @@ std::string MetricsLine(const ValidationMetrics& metrics);
 std::string EventLine(const Event& event, double wall_seconds);
 
 struct MetricsSoFar {
-  int64_t label_tokens = 0;     // of the last step line that stays
   bool validated_last = false;  // there is a validation line of `step`
 };
 

@@ -74,7 +74,7 @@ TEST_F(GpuSuiteTest, MeasuredStandsBesideExpectedAndTheGoal) {
 TEST_F(GpuSuiteTest, WhatFailsOrIsCutOffIsNoPass) {
   Program("tools/compute-sanitizer",
           "case \"$*\" in *racecheck*) exec sleep 30 ;; *initcheck*) exit 1 ;; esac");
-  EXPECT_EQ(Run("sanitizer", "TRIREME_PART_SECONDS=8"), 1);
+  EXPECT_EQ(Run("sanitizer", "TRIREME_PART_SECONDS=16"), 1);
   EXPECT_EQ(Step("memcheck")["state"], "passed");
   EXPECT_EQ(Step("memcheck of training")["state"], "skipped");
   EXPECT_THAT(Step("memcheck of training")["output"],
@@ -83,9 +83,9 @@ TEST_F(GpuSuiteTest, WhatFailsOrIsCutOffIsNoPass) {
   EXPECT_EQ(Step("initcheck")["state"], "failed");
   // Cut off alone is no pass either.
   Program("tools/compute-sanitizer", "case \"$*\" in *racecheck*) exec sleep 30 ;; esac");
-  EXPECT_EQ(Run("sanitizer", "TRIREME_PART_SECONDS=8"), 1);
+  EXPECT_EQ(Run("sanitizer", "TRIREME_PART_SECONDS=16"), 1);
   Program("tools/compute-sanitizer", "exit 0");
-  EXPECT_EQ(Run("sanitizer", "TRIREME_PART_SECONDS=8"), 0);
+  EXPECT_EQ(Run("sanitizer", "TRIREME_PART_SECONDS=16"), 0);
   // Nothing ran: no pass.
   fs::remove(place_.Path("tools/compute-sanitizer"));
   if (std::system("command -v compute-sanitizer >/dev/null") != 0) {

@@ -217,6 +217,7 @@ TEST_F(ServerTest, AStopIsOneCommonStepAndTheRunGoesOnFromThere) {
   server_.reset();
   config_.mutable_lr_schedule()->set_steps(stopped + 2);
   options_.start_step = stopped;
+  options_.label_tokens = stopped * 10;
   options_.checkpoints = {stopped};
   options_.checkpoint_to_load = "somewhere";
   ASSERT_TRUE(Start().ok());

@@ -1,5 +1,8 @@
 #include <gtest/gtest.h>
 
+#include <functional>
+#include <vector>
+
 #include "tests/cuda_kernels/device_testing.h"
 #include "tests/cuda_kernels/on_gpu.h"
 #include "worker/kernels/cross_entropy.h"
@@ -59,8 +62,11 @@ TEST_P(CudaCrossEntropyTest, EqualsTheCpu) {
   }
 }
 
-TEST_P(CudaCrossEntropyTest, InPlaceEqualsTheCpu) {
-  const int64_t width = GetParam();
+// Rows of `width` logits in the compute dtype, with room behind them that holds anything: kernels
+// on them, in place, against the CPU's. More are further operands.
+void ExpectGpuIsCpuOnPaddedRows(int64_t width,
+                                const std::function<void(Stream&, const Tensors&)>& run,
+                                const std::vector<Owned>& more) {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (const int64_t padding : {0, 8, 61}) {
       const int64_t stride = (width + padding + 7) / 8 * 8;
@@ -68,34 +74,32 @@ TEST_P(CudaCrossEntropyTest, InPlaceEqualsTheCpu) {
       for (int64_t n = 0; n < kRows; ++n) {
         for (int64_t v = width; v < stride; ++v) logits.Set(n * stride + v, NAN);
       }
-      ExpectGpuIsCpu(
-          [&](Stream& s, const Tensors& t) {
-            CrossEntropyInPlace(s, t[0], width, t[1], 0.37f, t[2]);
-          },
-          {logits, Labels(width), Owned(DType::kF32, {kRows})}, 3e-7, 3e-6);
+      std::vector<Owned> operands = {logits, Labels(width)};
+      operands.insert(operands.end(), more.begin(), more.end());
+      ExpectGpuIsCpu(run, operands, 3e-7, 3e-6);
     }
   }
 }
 
-// What ranks with a part of the vocabulary do: padded rows of the compute dtype, in place.
+TEST_P(CudaCrossEntropyTest, InPlaceEqualsTheCpu) {
+  const int64_t width = GetParam();
+  ExpectGpuIsCpuOnPaddedRows(
+      width,
+      [&](Stream& s, const Tensors& t) { CrossEntropyInPlace(s, t[0], width, t[1], 0.37f, t[2]); },
+      {Owned(DType::kF32, {kRows})});
+}
+
+// What ranks with a part of the vocabulary do.
 TEST_P(CudaCrossEntropyTest, StepsOnPaddedRowsEqualTheCpu) {
   const int64_t width = GetParam();
-  for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    for (const int64_t padding : {0, 8, 61}) {
-      const int64_t stride = (width + padding + 7) / 8 * 8;
-      Owned logits = Owned::Random(dtype, {kRows, stride}, 1, 8.0);
-      for (int64_t n = 0; n < kRows; ++n) {
-        for (int64_t v = width; v < stride; ++v) logits.Set(n * stride + v, NAN);
-      }
-      const Owned row(DType::kF32, {kRows});
-      ExpectGpuIsCpu(
-          [&](Stream& s, const Tensors& t) {
-            SoftmaxStatistics(s, t[0], width, t[1], width / 3, t[2], t[3], t[4]);
-            SoftmaxGradient(s, t[0], width, t[1], width / 3, t[2], t[3], 0.37f, t[0]);
-          },
-          {logits, Labels(width), row, row, row}, 3e-7, 3e-6);
-    }
-  }
+  const Owned row(DType::kF32, {kRows});
+  ExpectGpuIsCpuOnPaddedRows(width,
+                             [&](Stream& s, const Tensors& t) {
+                               SoftmaxStatistics(s, t[0], width, t[1], width / 3, t[2], t[3], t[4]);
+                               SoftmaxGradient(s, t[0], width, t[1], width / 3, t[2], t[3], 0.37f,
+                                               t[0]);
+                             },
+                             {row, row, row});
 }
 
 INSTANTIATE_TEST_SUITE_P(All, CudaCrossEntropyTest,

@@ -66,15 +66,6 @@ TEST(CheckpointFuzzTest, PartsOfTheRanks) {
   EXPECT_GE(committed, 1) << "the part as it is";
 }
 
-void LoadTokenizer(const std::string& path) {
-  const auto tokenizer = Tokenizer::Load(path);
-  ExpectMessage(tokenizer.status());
-  if (!tokenizer.ok()) return;
-  std::vector<int32_t> ids;
-  (*tokenizer)->Encode("abc abab \xff", &ids);
-  (*tokenizer)->Decode(ids);
-}
-
 TEST(TokenizerFuzzTest, VocabulariesAndMerges) {
   const std::string folder = FuzzFolder() + "/pair";
   std::filesystem::create_directories(folder);
@@ -205,19 +196,8 @@ TEST(TextFuzzTest, CompressedText) {
     const std::string path = FuzzFolder() + "/" + name;
     int documents = 0;
     Fuzz(name, {seed}, 500, [&, seed = &seed](const std::string& input) {
-      WriteFile(path, input);
-      TextSourceOptions options;
-      options.document_bytes_max = 1 << 20;
-      auto source = TextSource::Open({path}, options);
-      ExpectMessage(source.status());
-      if (!source.ok()) return;
-      Document document;
-      for (int count = 0; count < 1000; ++count) {
-        const auto more = (*source)->Next(&document);
-        ExpectMessage(more.status());
-        if (!more.ok() || !*more) break;
-        documents += input == *seed;
-      }
+      const int read = ReadTexts(path, input);
+      if (input == *seed) documents = read;
     });
     EXPECT_GE(documents, 1) << name << " as it is";
     std::filesystem::remove(path);

@@ -27,6 +27,13 @@ std::string FuzzFolder();
 // Errors are for people: one line, never empty, and not as long as the input.
 void ExpectMessage(const Status& status);
 
+// Writes `bytes` to a file of that name and reads it as TEXT: how many documents there are, of at
+// most 1,000.
+int ReadTexts(const std::string& path, const std::string& bytes);
+
+// Loads a tokenizer and, where it is one, encodes and decodes with it.
+void LoadTokenizer(const std::string& path);
+
 void WriteFile(const std::string& path, const std::string& bytes);
 std::string Bytes(const void* data, size_t count);
 

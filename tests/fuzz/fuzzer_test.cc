@@ -11,6 +11,9 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
+#include "worker/text/text_source.h"
+#include "worker/text/tokenizer.h"
+
 namespace trireme {
 namespace {
 
@@ -149,6 +152,32 @@ void ExpectMessage(const Status& status) {
   EXPECT_FALSE(status.message().empty());
   EXPECT_LT(status.message().size(), 2000u) << status.message();
   EXPECT_EQ(status.message().find('\n'), std::string::npos) << status.message();
+}
+
+int ReadTexts(const std::string& path, const std::string& bytes) {
+  WriteFile(path, bytes);
+  TextSourceOptions options;
+  options.document_bytes_max = 1 << 20;
+  auto source = TextSource::Open({path}, options);
+  ExpectMessage(source.status());
+  if (!source.ok()) return 0;
+  Document document;
+  for (int count = 0; count < 1000; ++count) {
+    const auto more = (*source)->Next(&document);
+    ExpectMessage(more.status());
+    if (!more.ok() || !*more) return count;
+  }
+  return 1000;
+}
+
+void LoadTokenizer(const std::string& path) {
+  const auto tokenizer = Tokenizer::Load(path);
+  ExpectMessage(tokenizer.status());
+  if (!tokenizer.ok()) return;
+  std::vector<int32_t> ids;
+  (*tokenizer)->Encode("abc abab \xff", &ids);
+  (*tokenizer)->Decode(ids);
+  (*tokenizer)->TokenBytes(1 << 30);
 }
 
 void WriteFile(const std::string& path, const std::string& bytes) {

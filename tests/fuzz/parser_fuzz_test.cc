@@ -255,13 +255,7 @@ TEST(ParserFuzzTest, Tokenizers) {
     const std::string path = FuzzFolder() + "/" + kind.file;
     Fuzz(kind.file, {kind.seed}, 300, [&](const std::string& input) {
       WriteFile(path, input);
-      const auto tokenizer = Tokenizer::Load(path);
-      ExpectMessage(tokenizer.status());
-      if (!tokenizer.ok()) return;
-      std::vector<int32_t> ids;
-      (*tokenizer)->Encode("abc abab \xff", &ids);
-      (*tokenizer)->Decode(ids);
-      (*tokenizer)->TokenBytes(1 << 30);
+      LoadTokenizer(path);
     });
     std::filesystem::remove(path);
   }
@@ -289,20 +283,7 @@ TEST(ParserFuzzTest, Texts) {
                                25)}};
   for (const auto& [name, seed] : kinds) {
     const std::string path = FuzzFolder() + "/" + name;
-    Fuzz(name, {seed}, 300, [&path = path](const std::string& input) {
-      WriteFile(path, input);
-      TextSourceOptions options;
-      options.document_bytes_max = 1 << 20;
-      auto source = TextSource::Open({path}, options);
-      ExpectMessage(source.status());
-      if (!source.ok()) return;
-      Document document;
-      for (int count = 0; count < 1000; ++count) {
-        const auto more = (*source)->Next(&document);
-        ExpectMessage(more.status());
-        if (!more.ok() || !*more) break;
-      }
-    });
+    Fuzz(name, {seed}, 300, [&path = path](const std::string& input) { ReadTexts(path, input); });
   }
 }
 

@@ -159,26 +159,28 @@ Status WriteTokenizerConfig(const WeightSource& source, const std::string& token
   return PutText(store, "tokenizer_config.json", DumpJson(json, 2) + "\n");
 }
 
-Status WriteTokenizer(const WeightSource& source, bool has_tokenizer, ObjectStore& store) {
+// The tokenizer's files as the model brings them.
+Status CopyTokenizer(const WeightSource& source, ObjectStore& store) {
   const std::string folder = source.hugging_face_folder();
-  bool has_config = false;
-  if (has_tokenizer) {
-  } else if (!folder.empty()) {
-    for (const char* name :
-         {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-          "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja"}) {
-      const fs::path path = fs::path(folder) / name;
-      std::error_code ignored;
-      if (!fs::is_regular_file(path, ignored)) continue;
-      RETURN_IF_ERROR(CopyFile(path, name, store));
-      has_config |= std::string_view(name) == "tokenizer_config.json";
-    }
-  } else if (source.tokenizer_path()) {
+  if (folder.empty()) {
+    if (!source.tokenizer_path()) return OkStatus();
     const fs::path path = *source.tokenizer_path();
-    RETURN_IF_ERROR(CopyFile(path, path.filename().string(), store));
+    return CopyFile(path, path.filename().string(), store);
   }
+  for (const char* name :
+       {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+        "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja"}) {
+    const fs::path path = fs::path(folder) / name;
+    std::error_code ignored;
+    if (fs::is_regular_file(path, ignored)) RETURN_IF_ERROR(CopyFile(path, name, store));
+  }
+  return OkStatus();
+}
+
+Status WriteTokenizer(const WeightSource& source, bool is_there, ObjectStore& store) {
+  if (!is_there) RETURN_IF_ERROR(CopyTokenizer(source, store));
   const Result<std::string> text = ReadObject(store, "tokenizer.json");
-  if (has_config || !text.ok()) return OkStatus();
+  if (!text.ok() || ReadObject(store, "tokenizer_config.json").ok()) return OkStatus();
   return WriteTokenizerConfig(source, *text, store);
 }
 
