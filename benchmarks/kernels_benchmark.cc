@@ -63,9 +63,11 @@ void AddProduct(DType dtype, const Product& p) {
   };
   const int64_t i = p.m / 3, j = p.n / 2;
   double expected = p.accumulate ? c->At(i * p.n + j) : 0;
+  const std::vector<float> row = p.ta ? a->Values() : a->Values(i * p.k, p.k);
+  const std::vector<float> column = p.tb ? b->Values(j * p.k, p.k) : b->Values();
   for (int64_t l = 0; l < p.k; ++l) {
-    expected += static_cast<double>(a->At(p.ta ? l * p.m + i : i * p.k + l)) *
-                b->At(p.tb ? j * p.k + l : l * p.n + j);
+    expected +=
+        static_cast<double>(row[p.ta ? l * p.m + i : l]) * column[p.tb ? l : l * p.n + j];
   }
   run(StreamOf(2));
   Verify(p.name, c->At(i * p.n + j), expected, 1e-3);
@@ -139,15 +141,16 @@ void AddAttention(DType dtype, int64_t batch, int64_t length) {
   };
   forward(StreamOf(2));
   const int64_t t = length - 2, h = 3, group = head_count / key_head_count;  // of sequence 0
+  const std::vector<float> query = q->Values((t * head_count + h) * head_dim, head_dim);
+  const int64_t first_sequence = length * key_head_count * head_dim;
+  const std::vector<float> keys = k->Values(0, first_sequence), values = v->Values(0, first_sequence);
   double sum = 0, value = 0;
   for (int64_t s = 0; s <= t; ++s) {
+    const int64_t at = (s * key_head_count + h / group) * head_dim;
     double dot = 0;
-    for (int64_t i = 0; i < head_dim; ++i) {
-      dot += static_cast<double>(q->At((t * head_count + h) * head_dim + i)) *
-             k->At((s * key_head_count + h / group) * head_dim + i);
-    }
+    for (int64_t i = 0; i < head_dim; ++i) dot += static_cast<double>(query[i]) * keys[at + i];
     sum += std::exp(dot * scale);
-    value += std::exp(dot * scale) * v->At((s * key_head_count + h / group) * head_dim);
+    value += std::exp(dot * scale) * values[at];
   }
   Verify("attention", out->At((t * head_count + h) * head_dim), value / sum,
          dtype == DType::kBF16 ? 4e-3 : 1e-5);
@@ -171,7 +174,7 @@ void AddNorm(DType dtype) {
   const double bytes = 1.0 * tokens_of_step * hidden * ByteSize(dtype);
   RmsNormForward(StreamOf(2), *x, *past, *w, 1e-5f, *sum, *y, *inverse);
   double squares = 0;
-  for (int64_t i = 0; i < hidden; ++i) squares += sum->At(i) * sum->At(i);
+  for (const float value : sum->Values(0, hidden)) squares += value * value;
   Verify("rms_norm", y->At(7), sum->At(7) / std::sqrt(squares / hidden + 1e-5) * w->At(7), 1e-2);
   Add("norm/rms_residual", {0, 4 * bytes, dtype},
       [=](Stream& stream) { RmsNormForward(stream, *x, *past, *w, 1e-5f, *sum, *y, *inverse); });
@@ -247,10 +250,11 @@ void AddCrossEntropy(DType dtype) {
   };
   statistics(StreamOf(2));
   double sum = 0;
-  for (int64_t v = 0; v < vocabulary; ++v) sum += std::exp(logits->At(v) - row[0]->At(0));
+  const float most = row[0]->At(0);
+  for (const float value : logits->Values(0, vocabulary)) sum += std::exp(value - most);
   Verify("softmax", row[1]->At(0), sum, 1e-3);
   const double elements = 1.0 * chunk_rows * vocabulary;
-  if (dtype == DType::kF32) {
+  if (dtype == DType::kF32 || on_gpu) {
     Add("cross_entropy/statistics", {0, 4 * elements, dtype}, statistics);
   }
   Add("cross_entropy/gradient", {0, (4 + ByteSize(dtype)) * elements, dtype}, [=](Stream& stream) {
@@ -328,7 +332,9 @@ int main(int argc, char** argv) {
   }
   if (trireme::on_gpu) trireme::UseSizesOfGpus();
   if (has("--tiny")) trireme::UseTinySizes();
-  for (const trireme::DType dtype : {trireme::DType::kF32, trireme::DType::kBF16}) {
+  std::vector<trireme::DType> dtypes = {trireme::DType::kF32, trireme::DType::kBF16};
+  if (trireme::on_gpu) dtypes = {trireme::DType::kBF16};  // what is trained in there
+  for (const trireme::DType dtype : dtypes) {
     trireme::AddProducts(dtype);
     trireme::AddGeluProducts(dtype);
     trireme::AddAttention(dtype, trireme::batch_of_step, trireme::length_of_step);

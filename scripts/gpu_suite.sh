@@ -33,6 +33,7 @@ cuda_kernels_gpu_test:tests/cuda_kernels/cuda_kernels_gpu_test
 cuda_training_gpu_test:tests/cuda_training/cuda_training_gpu_test
 cuda_fixtures_gpu_test:tests/cuda_fixtures/cuda_fixtures_gpu_test
 cuda_inference_gpu_test:tests/cuda_inference/cuda_inference_gpu_test
+cluster_comm_nccl_gpu_test:tests/cluster_comm_gpu/cluster_comm_nccl_gpu_test
 train_benchmark:benchmarks/train_benchmark
 kernels_benchmark:benchmarks/kernels_benchmark"
 configure=(cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DTRIREME_ARCH=x86-64-v3
@@ -46,7 +47,7 @@ if [ $dry = yes ]; then
   while IFS=: read -r target path; do echo "         bin/$target ($build/$path)"; done <<<"$programs"
   echo "         lib/: what they link, less the system's and CUDA's libraries"
   echo "         fixtures/ ($shared/fixtures), peers/ ($shared/peers), examples/, run.sh,"
-  echo "         data/weights_stories260k/ ($shared/data)"
+  echo "         data/weights_stories260k/, data/tinyshakespeare/ ($shared/data)"
   scripts/gpu_suite_run.sh --dry-run
   exit 0
 fi
@@ -80,7 +81,7 @@ done | sort -u | while read -r name file; do
 done
 cp -r "$shared/fixtures" "$shared/peers" examples "$bundle/"
 mkdir "$bundle/data"
-cp -r "$shared/data/weights_stories260k" "$bundle/data/"
+cp -r "$shared"/data/{weights_stories260k,tinyshakespeare} "$bundle/data/"
 cp scripts/gpu_suite_run.sh "$bundle/run.sh"
 { git describe --always --dirty 2>/dev/null || echo unknown; } >"$bundle/commit"
 tar -C "$staging" -I "xz -6 -T0" -cf "$out" gpu_suite
