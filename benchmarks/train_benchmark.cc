@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <future>
 #include <iostream>
 #include <memory>
 #include <thread>
@@ -75,6 +76,7 @@ struct Options {
   std::string preset = "llama-30m", precision = "float32", recompute = "none", device = "cpu";
   int64_t batch = 8, length = 256;
   int64_t layers = 0;      // 0: the preset's; fewer: a slice of a model that does not fit
+  std::vector<std::string> set;  // "hidden_size=1536": other sizes than the preset's
   int64_t peak_size = 0;   // of the product that the peak is measured with; 0: the device's own
   double peak_tflops = 0;  // by the data sheet, for `mfu`
   int steps = 8, untimed = 2;
@@ -107,12 +109,23 @@ Microbatch RandomBatch(Stream& stream, const Options& o, int64_t vocab, Buffer* 
 
 void LoadInitialWeights(Stream& stream, const std::vector<ParameterSpec>& specs,
                         ShardedParameterStore* store) {
-  std::vector<float> host;
-  for (const StateTensor& tensor : store->StateToLoad()) {
-    if (tensor.kind != StateTensor::Kind::kWeight) continue;
-    host.resize(tensor.tensor.bytes() / ByteSize(DType::kF32));
-    FillInitialValues(specs[tensor.id], 1, tensor.box, host.data());
-    Upload(stream, tensor.tensor, host.data());
+  std::vector<StateTensor> weights = store->StateToLoad();
+  std::erase_if(weights, [](const auto& t) { return t.kind != StateTensor::Kind::kWeight; });
+  // Billions of normal values: as many tensors at once as there are cores.
+  const size_t at_once = std::max(1u, std::thread::hardware_concurrency());
+  for (size_t first = 0; first < weights.size(); first += at_once) {
+    const size_t last = std::min(first + at_once, weights.size());
+    std::vector<std::future<std::vector<float>>> values;
+    for (size_t i = first; i < last; ++i) {
+      values.push_back(std::async(std::launch::async, [&specs, &tensor = weights[i]] {
+        std::vector<float> host(tensor.tensor.bytes() / ByteSize(DType::kF32));
+        FillInitialValues(specs[tensor.id], 1, tensor.box, host.data());
+        return host;
+      }));
+    }
+    for (size_t i = first; i < last; ++i) {
+      Upload(stream, weights[i].tensor, values[i - first].get().data());
+    }
   }
   CHECK(store->FinishLoad(0, 1'000'000).ok());
 }
@@ -130,10 +143,24 @@ Json Shares(const std::vector<OperationTimes::Share>& shares) {
   return list;
 }
 
-int Run(const Options& o) {
+// The preset with what `set` says of its integer fields.
+proto::ModelConfig ConfigOf(const Options& o) {
   proto::ModelConfig config;
   config.set_preset(o.preset);
   if (o.layers > 0) config.set_num_hidden_layers(o.layers);
+  for (const std::string& change : o.set) {
+    const size_t equals = change.find('=');
+    const auto* field = config.GetDescriptor()->FindFieldByName(change.substr(0, equals));
+    CHECK(equals != std::string::npos && field != nullptr &&
+          field->cpp_type() == google::protobuf::FieldDescriptor::CPPTYPE_INT64)
+        << change << ": expected INTEGER_FIELD=VALUE";
+    config.GetReflection()->SetInt64(&config, field, std::stoll(change.substr(equals + 1)));
+  }
+  return config;
+}
+
+int Run(const Options& o) {
+  proto::ModelConfig config = ConfigOf(o);
   const Status filled = FillModelDefaults(&config);
   if (!filled.ok()) {
     std::cerr << filled.message() << "\n";
@@ -226,6 +253,7 @@ int main(int argc, char** argv) {
   app.add_option("--preset", options.preset)->capture_default_str();
   app.add_option("--device", options.device)->check(CLI::IsMember({"cpu", "cuda"}));
   app.add_option("--layers", options.layers, "0: the preset's")->capture_default_str();
+  app.add_option("--set", options.set, "of the model: hidden_size=1536, as often as needed");
   app.add_option("--peak-size", options.peak_size, "of the product that gives the peak");
   app.add_option("--peak-tflops", options.peak_tflops, "by the data sheet, for mfu");
   app.add_option("--precision", options.precision)->capture_default_str();

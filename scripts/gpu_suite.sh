@@ -34,6 +34,7 @@ cuda_training_gpu_test:tests/cuda_training/cuda_training_gpu_test
 cuda_fixtures_gpu_test:tests/cuda_fixtures/cuda_fixtures_gpu_test
 cuda_inference_gpu_test:tests/cuda_inference/cuda_inference_gpu_test
 cluster_comm_nccl_gpu_test:tests/cluster_comm_gpu/cluster_comm_nccl_gpu_test
+nccl_training_gpu_test:tests/cuda_training/nccl_training_gpu_test
 train_benchmark:benchmarks/train_benchmark
 kernels_benchmark:benchmarks/kernels_benchmark"
 configure=(cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DTRIREME_ARCH=x86-64-v3

@@ -122,10 +122,21 @@ __device__ __forceinline__ Pack<T> LoadPack(const T* p) {
   return pack;
 #endif
 }
-// p: 16-byte aligned, in global memory.
+// The same of global memory, where the cache need not keep it for anyone.
 template <typename T>
-__device__ __forceinline__ void StorePack(T* p, const Pack<T>& pack) {
+__device__ __forceinline__ Pack<T> LoadPackOnce(const T* p) {
 #if defined(__CUDACC__)
+  const uint4 bits = __ldcs(reinterpret_cast<const uint4*>(p));
+  Pack<T> pack;
+  memcpy(&pack, &bits, sizeof(bits));
+  return pack;
+#else
+  return LoadPack(p);
+#endif
+}
+#if defined(__CUDACC__)
+template <typename T>
+__device__ __forceinline__ uint4 BitsOf(const Pack<T>& pack) {
   uint4 bits;
   if constexpr (sizeof(T) == 2) {
     uint32_t words[4];
@@ -138,11 +149,27 @@ __device__ __forceinline__ void StorePack(T* p, const Pack<T>& pack) {
   } else {
     memcpy(&bits, &pack, sizeof(bits));
   }
+  return bits;
+}
+#endif
+// p: 16-byte aligned, in global memory.
+template <typename T>
+__device__ __forceinline__ void StorePack(T* p, const Pack<T>& pack) {
+#if defined(__CUDACC__)
   // One store for certain: an assignment is taken apart where the optimizer sees fit.
-  __stwb(reinterpret_cast<uint4*>(p), bits);
+  __stwb(reinterpret_cast<uint4*>(p), BitsOf(pack));
 #else
   simt::CheckPackAligned(p);
   std::memcpy(p, &pack, sizeof(pack));
+#endif
+}
+// The same where the cache need not keep it for anyone.
+template <typename T>
+__device__ __forceinline__ void StorePackOnce(T* p, const Pack<T>& pack) {
+#if defined(__CUDACC__)
+  __stcs(reinterpret_cast<uint4*>(p), BitsOf(pack));
+#else
+  StorePack(p, pack);
 #endif
 }
 #if !defined(__CUDACC__)
@@ -227,6 +254,27 @@ __device__ __forceinline__ float WarpMax(float x) {
     x = fmaxf(x, __shfl_xor_sync(kFullWarp, x, distance));
   }
   return x;
+}
+
+// The sum over all lanes of value lane / (32 / kCount), of kCount (1, 2, 4 ...) values a lane: each
+// exchange halves what is left to add.
+template <int kCount>
+__device__ __forceinline__ float WarpSumOfOne(const float (&x)[kCount]) {
+  static_assert((kCount & (kCount - 1)) == 0 && kCount <= kWarp);
+  float y[kCount];
+  for (int i = 0; i < kCount; ++i) y[i] = x[i];
+  int distance = kWarp / 2;
+#pragma unroll
+  for (int count = kCount; count > 1; count /= 2, distance /= 2) {
+    const bool upper = (threadIdx.x & distance) != 0;
+#pragma unroll
+    for (int i = 0; i < count / 2; ++i) {
+      const float other = upper ? y[i] : y[i + count / 2];
+      y[i] = (upper ? y[i + count / 2] : y[i]) + __shfl_xor_sync(kFullWarp, other, distance);
+    }
+  }
+  for (; distance > 0; distance /= 2) y[0] += __shfl_xor_sync(kFullWarp, y[0], distance);
+  return y[0];
 }
 
 // Sums over a block of kThreads threads (a multiple of 32, one-dimensional) of kCount values each,

@@ -226,8 +226,10 @@ HarnessRank RunHarnessRank(const HarnessOptions& options, CommunicatorFactory* f
   const bool gpu = options.device == DeviceKind::kCuda;
   const auto stream =
       gpu ? std::make_unique<Stream>(Gpu{0}) : std::make_unique<Stream>(options.threads);
-  const auto staged = gpu ? StagedWorld(factory, stream.get()) : nullptr;
-  ProcessGroups groups(gpu ? staged.get() : factory, mesh, hosts, rank, factory);
+  const auto world = !gpu                ? nullptr
+                     : options.gpu_world ? options.gpu_world(rank, factory, stream.get())
+                                         : StagedWorld(factory, stream.get());
+  ProcessGroups groups(gpu ? world.get() : factory, mesh, hosts, rank, factory);
   HarnessRank result;
   result.status = Run(options, *stream, &groups, &result);
   if (!result.status.ok()) groups.Revoke(result.status.message());

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,9 @@ struct HarnessOptions {
   int zero = 0;
   int threads = 1;
   DeviceKind device = DeviceKind::kCpu;  // kCuda: ranks share GPU 0
+  // How ranks of GPUs reach each other; StagedWorld when empty. `host` connects them.
+  std::function<std::unique_ptr<CommunicatorFactory>(int rank, CommunicatorFactory* host, Stream*)>
+      gpu_world;
   int leaves = 1;
   std::string schedule = "1f1b";
   DType compute = DType::kF32;

@@ -24,7 +24,7 @@ namespace trireme::cuda {
 namespace {
 
 constexpr int64_t kWorkspaceBytes = int64_t{32} << 20;  // what the library advises on Hopper
-constexpr int kCandidates = 8;
+constexpr int kCandidates = 32;
 constexpr int kTimedRuns = 3;
 static_assert(sizeof(cublasLtMatmulAlgo_t) == sizeof(AlgorithmBits));
 

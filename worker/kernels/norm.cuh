@@ -20,26 +20,38 @@ struct NormSize {
   float eps;
 };
 
-// Rows a partial sum of dweight and dbias, which are a block's: enough blocks to fill a GPU, and
-// few enough for their sums to be cheap.
-inline int NormRowsOfBlock(int64_t rows) {
-  constexpr int64_t kBlocks = 640, kFewest = 8, kMost = 64;
+// Blocks of a backward pass that one multiprocessor holds at once. 132 multiprocessors, those of an
+// H100, are assumed of every GPU: sums have one order on all of them.
+template <int kThreads>
+inline constexpr int kNormBlocksResident = kThreads >= 512 ? 1 : 512 / kThreads;
+
+// Rows a partial sum of dweight and dbias, which are a block's: as many blocks as are resident, so
+// that all end together, of a few rows at least.
+template <int kThreads>
+int NormRowsOfBlock(int64_t rows) {
+  constexpr int64_t kBlocks = int64_t{132} * kNormBlocksResident<kThreads>, kFewest = 8;
   const int64_t even = (rows + kBlocks - 1) / kBlocks;
-  return static_cast<int>(even < kFewest ? kFewest : even > kMost ? kMost : even);
+  return static_cast<int>(even < kFewest ? kFewest : even + even % 2);
 }
 
-// A thread's piece of a row as it lies in memory.
+// A thread's piece of a row as it lies in memory. Words: the compiler gives a 16-bit value that is
+// kept a register of its own.
 template <typename T>
 struct RowPiece {
   static constexpr int kPacks = kPiece / Pack<T>::kSize;
-  Pack<T> packs[kPacks];
+  uint32_t words[4 * kPacks];
 
   __device__ __forceinline__ void Load(const T* p) {
 #pragma unroll
-    for (int i = 0; i < kPacks; ++i) packs[i] = LoadPack(p + i * Pack<T>::kSize);
+    for (int i = 0; i < kPacks; ++i) {
+      const Pack<T> pack = LoadPack(p + i * Pack<T>::kSize);
+      memcpy(words + 4 * i, &pack, sizeof(pack));
+    }
   }
   __device__ __forceinline__ float operator[](int k) const {
-    return ToFloat(packs[k / Pack<T>::kSize][k % Pack<T>::kSize]);
+    if constexpr (sizeof(T) == sizeof(float)) return std::bit_cast<float>(words[k]);
+    const uint32_t word = words[k / 2];
+    return std::bit_cast<float>(k % 2 == 0 ? word << 16 : word & 0xffff0000u);
   }
 };
 
@@ -86,6 +98,24 @@ __global__ void __launch_bounds__(kThreads)
   inverse[row] = r;
 }
 
+// As BlockSums (cuda_language.cuh), with one barrier a call and warps' sums added in ascending order.
+// `turn`: of calls that follow each other without a barrier between, 0 and 1 by turns.
+template <int kThreads, int kCount>
+__device__ __forceinline__ void BlockSumsByTurns(float (&x)[kCount], int turn) {
+  constexpr int kWarps = kThreads / kWarp, kLanes = kWarp / kCount;
+  TRIREME_SHARED_ARRAY(float, warp_sums, 2 * kWarps * kCount);
+  const int first = turn * kWarps * kCount;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const float sum = WarpSumOfOne(x);
+  if (lane % kLanes == 0) warp_sums[first + warp * kCount + lane / kLanes] = sum;
+  __syncthreads();
+  for (int i = 0; i < kCount; ++i) x[i] = 0;
+#pragma unroll
+  for (int w = 0; w < kWarps; ++w) {
+    for (int i = 0; i < kCount; ++i) x[i] += warp_sums[first + w * kCount + i];
+  }
+}
+
 // What the backward pass reads of a row.
 template <typename T, typename D>
 struct NormRow {
@@ -94,65 +124,82 @@ struct NormRow {
   float inverse, mean;
 };
 
-// Block b does rows [b rows_of_block, (b + 1) rows_of_block), and reads a row while it works on the
-// one before, where a thread has registers for two. partials[b, :]: its sums of dweight, and behind
-// them those of dbias for a layer norm; [blocks, (1 or 2) width]. dx may be dy or past. With g = dy
-// weight, z = (x - m) r: dx = r (g - mean(g) - z mean(g z)) + past; mean(g) only for a layer norm.
-// D: T or f32.
+// Block b does rows [b rows_of_block, (b + 1) rows_of_block), in bf16 two at a time, and reads the
+// next while it works on those before, where a thread has registers for both. partials[b, :]: its
+// sums of dweight, and behind them those of dbias for a layer norm; [blocks, (1 or 2) width]. dx may
+// be dy or past. With g = dy weight, z = (x - m) r: dx = r (g - mean(g) - z mean(g z)) + past; mean(g) only for a
+// layer norm. D: T or f32.
 template <int kThreads, bool kLayer, typename T, typename D>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kNormBlocksResident<kThreads>)
     NormBackwardKernel(const D* dy, const T* x, const float* weight, const float* mean,
                        const float* inverse, const T* past, NormSize size, int rows_of_block, T* dx,
                        float* partials) {
   constexpr int kSums = kLayer ? 2 : 1;
   constexpr bool kAhead = kThreads <= 512;
+  constexpr int kRows = kAhead && sizeof(T) + sizeof(D) == 4 ? 2 : 1;
   const int begin = static_cast<int>(threadIdx.x) * kPiece;
   const bool has = begin < size.width;
   const float width = static_cast<float>(size.width);
   const int64_t first = int64_t{blockIdx.x} * rows_of_block;
   const int64_t last = first + rows_of_block < size.rows ? first + rows_of_block : size.rows;
-  const auto read = [&](int64_t row, NormRow<T, D>& to) {
-    if (!has) return;
-    const int64_t at = row * size.width + begin;
-    to.dy.Load(dy + at);
-    to.x.Load(x + at);
-    if (kAhead && past != nullptr) to.past.Load(past + at);
-    to.inverse = inverse[row];
-    to.mean = kLayer ? mean[row] : 0.0f;
+  const auto read = [&](int64_t from, NormRow<T, D>(&to)[kRows]) {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      const int64_t row = from + i;
+      if (!has || row >= last) continue;
+      const int64_t at = row * size.width + begin;
+      to[i].dy.Load(dy + at);
+      to[i].x.Load(x + at);
+      if (kAhead && past != nullptr) to[i].past.Load(past + at);
+      to[i].inverse = inverse[row];
+      to[i].mean = kLayer ? mean[row] : 0.0f;
+    }
   };
   float w[kPiece] = {}, dw[kPiece] = {}, db[kLayer ? kPiece : 1] = {};
   if (kAhead && has) LoadFloats(weight + begin, w);
-  NormRow<T, D> now, next;
+  NormRow<T, D> now[kRows], next[kRows];
   if (kAhead) read(first, now);
-  for (int64_t row = first; row < last; ++row) {
-    if (!kAhead) read(row, now);
-    if (kAhead && row + 1 < last) read(row + 1, next);
-    float g[kPiece], z[kPiece];
-    float sums[kSums] = {};  // of g z, of g
-    if (has) {
-      if (!kAhead) LoadFloats(weight + begin, w);
+  int turn = 0;
+  for (int64_t row = first; row < last; row += kRows) {
+    if (kAhead) {
+      read(row + kRows, next);
+    } else {
+      read(row, now);
+      if (has) LoadFloats(weight + begin, w);
+    }
+    float sums[kRows * kSums] = {};  // of g z, of g
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      if (!has || row + i >= last) continue;
       for (int k = 0; k < kPiece; ++k) {
-        g[k] = now.dy[k];
-        z[k] = (now.x[k] - now.mean) * now.inverse;
-        dw[k] = fmaf(g[k], z[k], dw[k]);
-        if constexpr (kLayer) db[k] += g[k];
-        g[k] *= w[k];
-        sums[0] = fmaf(g[k], z[k], sums[0]);
-        if constexpr (kLayer) sums[1] += g[k];
+        const float d = now[i].dy[k], z = (now[i].x[k] - now[i].mean) * now[i].inverse;
+        dw[k] = fmaf(d, z, dw[k]);
+        if constexpr (kLayer) db[k] += d;
+        sums[i * kSums] = fmaf(d * w[k], z, sums[i * kSums]);
+        if constexpr (kLayer) sums[i * kSums + 1] += d * w[k];
       }
     }
-    BlockSums<kThreads>(sums);
-    const float mean_gz = sums[0] / width, mean_g = kLayer ? sums[kSums - 1] / width : 0.0f;
-    if (has) {
-      const int64_t at = row * size.width + begin;
-      if (!kAhead && past != nullptr) now.past.Load(past + at);
+    BlockSumsByTurns<kThreads>(sums, turn);
+    turn ^= 1;
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      if (!has || row + i >= last) continue;
+      const float mean_gz = sums[i * kSums] / width;
+      const float mean_g = kLayer ? sums[i * kSums + kSums - 1] / width : 0.0f;
+      const int64_t at = (row + i) * size.width + begin;
+      if (!kAhead && past != nullptr) now[i].past.Load(past + at);
+      float out[kPiece];
       for (int k = 0; k < kPiece; ++k) {
-        const float d = now.inverse * fmaf(z[k], -mean_gz, g[k] - mean_g);
-        g[k] = past != nullptr ? now.past[k] + d : d;
+        const float z = (now[i].x[k] - now[i].mean) * now[i].inverse;
+        const float d = fmaf(z, -mean_gz, now[i].dy[k] * w[k] - mean_g);
+        out[k] = past != nullptr ? fmaf(now[i].inverse, d, now[i].past[k]) : now[i].inverse * d;
       }
-      StoreFloats(dx + at, g);
+      StoreFloats(dx + at, out);
     }
-    if (kAhead) now = next;
+    if (kAhead) {
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) now[i] = next[i];
+    }
   }
   if (!has) return;
   float* partial = partials + int64_t{blockIdx.x} * kSums * size.width + begin;

@@ -121,29 +121,36 @@ void Backward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& w
     if (vector->defined()) CHECK_EQ(vector->elements(), size.rows);
   }
   const auto *w = weight.as<float>(), *m = OrNull<float>(mean), *r = inverse.as<float>();
-  const int rows_of_block = gpu::NormRowsOfBlock(size.rows);
-  const unsigned blocks = gpu::BlocksFor(size.rows, rows_of_block);
   const int64_t stride = int64_t{kLayer ? 2 : 1} * size.width;
-  const gpu::StreamScratch<float> partials(stream, blocks * stride);
+  // Partial sums first, by launch(rows of a block, blocks, partials).
+  const auto fold = [&](int rows_of_block, const auto& launch) {
+    const unsigned blocks = gpu::BlocksFor(size.rows, rows_of_block);
+    const gpu::StreamScratch<float> partials(stream, blocks * stride);
+    launch(rows_of_block, blocks, partials.data());
+    gpu::Launch(stream, gpu::FoldShape(size.width, kLayer ? 2 : 1), gpu::FoldColumnsKernel<>,
+                partials.data(), blocks, stride, size.width, dweight.as<float>(),
+                OrNull<float>(dbias), accumulate);
+  };
   bool done = false;
   if (IsPacked(size, {&x, &past, &dx}, dy, {&weight})) {
     WithTypes(x, dy, [&](auto* type, auto* gradient) {
       using T = std::remove_pointer_t<decltype(type)>;
       using D = std::remove_pointer_t<decltype(gradient)>;
       done = WithRowBlock(size.width, [&](auto block) {
-        gpu::Launch(stream, {blocks, block()}, gpu::NormBackwardKernel<block(), kLayer, T, D>,
-                    dy.as<D>(), x.as<T>(), w, m, r, OrNull<T>(past), size, rows_of_block,
-                    dx.as<T>(), partials.data());
+        fold(gpu::NormRowsOfBlock<block()>(size.rows), [&](int rows, unsigned blocks, float* sums) {
+          gpu::Launch(stream, {blocks, block()}, gpu::NormBackwardKernel<block(), kLayer, T, D>,
+                      dy.as<D>(), x.as<T>(), w, m, r, OrNull<T>(past), size, rows, dx.as<T>(),
+                      sums);
+        });
       });
     });
   }
-  if (!done) {
-    gpu::Launch(stream, {blocks, gpu::kAnyNormThreads}, gpu::AnyNormBackwardKernel<kLayer>, Any(dy),
-                Any(x), w, m, r, Any(past), size, rows_of_block, Any(dx), partials.data());
-  }
-  gpu::Launch(stream, gpu::FoldShape(size.width, kLayer ? 2 : 1), gpu::FoldColumnsKernel<>,
-              partials.data(), blocks, stride, size.width, dweight.as<float>(),
-              OrNull<float>(dbias), accumulate);
+  if (done) return;
+  fold(gpu::NormRowsOfBlock<gpu::kAnyNormThreads>(size.rows),
+       [&](int rows, unsigned blocks, float* sums) {
+         gpu::Launch(stream, {blocks, gpu::kAnyNormThreads}, gpu::AnyNormBackwardKernel<kLayer>,
+                     Any(dy), Any(x), w, m, r, Any(past), size, rows, Any(dx), sums);
+       });
 }
 
 }  // namespace
