@@ -104,7 +104,14 @@ Result<MachineFile> ReadMachineFile(const std::string& path) {
           reader.Number("reach.attention_forward", 1, 1, &machine.reach_attention_forward)},
          {"attention_backward", false,
           reader.Number("reach.attention_backward", 1, 1, &machine.reach_attention_backward)},
-         {"memory", false, reader.Number("reach.memory", 1, 1, &machine.reach_memory)}});
+         {"wide_attention_forward", false,
+          reader.Number("reach.wide_attention_forward", 1, 1,
+                        &machine.reach_wide_attention_forward)},
+         {"wide_attention_backward", false,
+          reader.Number("reach.wide_attention_backward", 1, 1,
+                        &machine.reach_wide_attention_backward)},
+         {"memory", false, reader.Number("reach.memory", 1, 1, &machine.reach_memory)},
+         {"optimizer", false, reader.Number("reach.optimizer", 1, 1, &machine.reach_optimizer)}});
   };
   RETURN_IF_ERROR(reader.ReadMap(
       root, "",
@@ -119,6 +126,12 @@ Result<MachineFile> ReadMachineFile(const std::string& path) {
         reader.Number("network_gb_per_second", 1e9, kAny, &machine.network_bytes_per_second)},
        {"program_gib", false, reader.Number("program_gib", kGiB, kGiBMax, &program)},
        {"reach", false, reach}}));
+  const auto otherwise = [](double* reach, double other) {
+    if (*reach == 0) *reach = other;
+  };
+  otherwise(&machine.reach_wide_attention_forward, machine.reach_attention_forward);
+  otherwise(&machine.reach_wide_attention_backward, machine.reach_attention_backward);
+  otherwise(&machine.reach_optimizer, machine.reach_memory);
   machine.peak_flop = {{DType::kF32, f32}, {DType::kBF16, bf16}};
   machine.memory_bytes = static_cast<int64_t>(memory);
   machine.program_bytes = static_cast<int64_t>(program);

@@ -18,11 +18,12 @@ struct MachineFile {
   double link_bytes_per_second = 0;     // to devices of the host
   double network_bytes_per_second = 0;  // to devices of other hosts
   int64_t program_bytes = 0;            // taken before a tensor is made
-  // Shares of the peaks that are expected; 1 where the file does not say.
+  // Shares of the peaks that are expected; 1 where the file does not say. Attention: of heads of up
+  // to 64, and of 128 and more ("wide"; as the others where the file does not say).
   double reach_products = 1;
-  double reach_attention_forward = 1;
-  double reach_attention_backward = 1;
-  double reach_memory = 1;
+  double reach_attention_forward = 1, reach_wide_attention_forward = 0;
+  double reach_attention_backward = 1, reach_wide_attention_backward = 0;
+  double reach_memory = 1, reach_optimizer = 0;  // optimizer: as memory where the file does not say
 };
 
 // examples/machines/h100.yaml shows all keys. kInvalidArgument with file, line, key and what was

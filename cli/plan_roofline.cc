@@ -1,6 +1,7 @@
 #include "cli/plan_roofline.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "cli/plan_facts.h"
 #include "proto/config.pb.h"
@@ -85,19 +86,34 @@ class StepKernels {
  private:
   double Wide(int64_t elements) const { return static_cast<double>(elements) * width_; }
 
-  void Add(std::string name, Kind kind, int64_t calls, double flop_each, double bytes_each) {
+  void Add(std::string name, Kind kind, int64_t calls, double flop_each, double bytes_each,
+           double memory_reach) {
     KernelEstimate kernel{std::move(name), kind, calls};
     kernel.flop = flop_each * static_cast<double>(calls);
     kernel.bytes = bytes_each * static_cast<double>(calls);
     const double peak = machine_.peak_flop.at(request_.compute);
-    const double reach = kind == Kind::kAttentionForward    ? machine_.reach_attention_forward
-                         : kind == Kind::kAttentionBackward ? machine_.reach_attention_backward
-                                                            : machine_.reach_products;
     const double moving = kernel.bytes / machine_.memory_bytes_per_second;
     kernel.roofline_seconds = std::max(kernel.flop / peak, moving);
-    kernel.expected_seconds =
-        std::max(kernel.flop / (peak * reach), moving / machine_.reach_memory);
+    kernel.expected_seconds = std::max(kernel.flop / (peak * ReachOf(kind)), moving / memory_reach);
     result_.kernels.push_back(std::move(kernel));
+  }
+  void Add(std::string name, Kind kind, int64_t calls, double flop_each, double bytes_each) {
+    Add(std::move(name), kind, calls, flop_each, bytes_each, machine_.reach_memory);
+  }
+
+  double ReachOf(Kind kind) const {
+    // 0 for heads of up to 64, 1 from 128 on.
+    const double wide =
+        std::clamp((static_cast<double>(shape_.head_dim) - 64.0) / 64.0, 0.0, 1.0);
+    if (kind == Kind::kAttentionForward) {
+      return std::lerp(machine_.reach_attention_forward, machine_.reach_wide_attention_forward,
+                       wide);
+    }
+    if (kind == Kind::kAttentionBackward) {
+      return std::lerp(machine_.reach_attention_backward, machine_.reach_wide_attention_backward,
+                       wide);
+    }
+    return machine_.reach_products;
   }
 
   void Memory(const char* name, int64_t calls, double bytes_each) {
@@ -156,10 +172,11 @@ class StepKernels {
       updated = std::max(updated, stage.updated_parameters);
     }
     const double n = static_cast<double>(updated);
-    Memory("gradient norm", 1, 4 * n);
+    Add("gradient norm", Kind::kMemory, 1, 0, 4 * n, machine_.reach_optimizer);
     // Gradient, master weight and two moments are read; the three are written, and the copy that
     // products read.
-    Memory("adamw", 1, (request_.compute == DType::kBF16 ? 30 : 28) * n);
+    Add("adamw", Kind::kMemory, 1, 0, (request_.compute == DType::kBF16 ? 30 : 28) * n,
+        machine_.reach_optimizer);
   }
 
   const proto::Config& config_;
@@ -188,7 +205,7 @@ MachineFacts FactsOf(const MachineFile& machine, const Roofline& roofline, const
   MachineFacts facts;
   facts.flop_per_second =
       flop * microbatches / (roofline.expected_seconds - roofline.update_seconds);
-  facts.memory_bytes_per_second = machine.memory_bytes_per_second * machine.reach_memory;
+  facts.memory_bytes_per_second = machine.memory_bytes_per_second * machine.reach_optimizer;
   facts.wire_bytes_per_second =
       hosts > 1 ? machine.network_bytes_per_second : machine.link_bytes_per_second;
   facts.wire_seconds = 10e-6;

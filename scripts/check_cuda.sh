@@ -41,11 +41,9 @@ cat >"${TMPDIR:-/tmp}/spills.$$" <<'LIST'
 AttentionQueryGradientKernel<BackwardShapes<256>, sm_80 60
 AttentionQueryGradientKernel<BackwardShapes<256>, sm_90a 8
 AttentionQueryGradientKernel<BackwardShapes<64>, sm_100 4
-NormBackwardKernel<1024, true, float, float> sm_80 40
-NormBackwardKernel<1024, true, float, float> sm_90a 40
+NormBackwardKernel<1024, true, float, float> sm_80 64
+NormBackwardKernel<1024, true, float, float> sm_90a 64
 NormBackwardKernel<1024, true, float, float> sm_100 64
-NormBackwardKernel<1024, true, BFloat16, float> sm_80 16
-NormBackwardKernel<1024, true, BFloat16, float> sm_90a 16
 NormBackwardKernel<1024, true, BFloat16, float> sm_100 64
 LIST
 trap 'rm -f "${TMPDIR:-/tmp}/spills.$$"' EXIT

@@ -51,10 +51,12 @@ performance|gpt2-350m, torch.compile|gpu torch|peer gpt2-350m 32
 performance|gpt2-774m, expected|trireme|expect gpt2-774m 16 1024
 performance|gpt2-774m|gpu train_benchmark|timed gpt2-774m --batch 16 --length 1024
 performance|gpt2-774m, torch.compile|gpu torch|peer gpt2-774m 16
-performance|gpt2-1558m, expected|trireme|expect gpt2-1558m 8 1024
-performance|gpt2-1558m|gpu train_benchmark|timed gpt2-1558m --batch 8 --length 1024
+performance|gpt2-1558m, expected|trireme|expect gpt2-1558m 8 1024 4
+performance|gpt2-1558m|gpu train_benchmark|timed gpt2-1558m --batch 8 --microbatches 4 --length 1024
 performance|gpt2-1558m, torch.compile|gpu torch|peer gpt2-1558m 8
-performance|llama-2-7b, 4 layers, expected|trireme|expect llama-2-7b 2 4096 4
+performance|the shape of Qwen2.5-1.5B, expected|trireme|expect "$qwen" 8 1024 4
+performance|the shape of Qwen2.5-1.5B|gpu train_benchmark|timed llama-3.2-1b $(sizes "$qwen") --batch 8 --microbatches 4 --length 1024
+performance|llama-2-7b, 4 layers, expected|trireme|expect "llama-2-7b, num_hidden_layers: 4" 2 4096
 performance|llama-2-7b, 4 layers|gpu train_benchmark|timed llama-2-7b --layers 4 --batch 2 --length 4096
 performance|kernels|gpu kernels_benchmark|kernels_benchmark --device=cuda --benchmark_format=json'
 
@@ -146,15 +148,22 @@ sanitize() { # TOOL PROGRAM
   echo "$((shares - failed)) of $shares shares are clean"
   [ $failed -eq 0 ]
 }
-expect() { # PRESET BATCH LENGTH [LAYERS]
+# Without the biases of its queries, keys and values.
+qwen="llama-3.2-1b, hidden_size: 1536, intermediate_size: 8960, num_hidden_layers: 28, num_attention_heads: 12, num_key_value_heads: 2, vocab_size: 151936"
+sizes() { # MODEL: what follows its preset, as options
+  grep -o '[a-z_]*: [0-9]*' <<<"$1" | sed 's/\(.*\): \(.*\)/--set \1=\2/' | tr '\n' ' '
+}
+expect() { # MODEL BATCH LENGTH [MICROBATCHES]: on an H200, or else on an H100
+  local machine=h100
+  case $device in *H200*) machine=h200 ;; esac
   cat >"$out/plan.yaml" <<YAML
 run: {dir: $out/plan}
-model: {preset: $1${4:+, num_hidden_layers: $4}}
+model: {preset: $1}
 data: {train: [{path: none}], sequence_length: $3}
-batch: {sequences: $2, microbatch_sequences: $2, sum_leaves: 1}
+batch: {sequences: $(($2 * ${4:-1})), microbatch_sequences: $2, sum_leaves: 1}
 precision: {compute: bfloat16}
 YAML
-  trireme plan "$out/plan.yaml" --machine "$here/examples/machines/h100.yaml" --json
+  trireme plan "$out/plan.yaml" --machine "$here/examples/machines/$machine.yaml" --json
 }
 timed() { # PRESET OPTIONS: mfu by the data sheet where it is known
   local peak=()
@@ -191,8 +200,8 @@ quoted() { # a JSON string of stdin
   tr -d '\000-\010\013-\037' | awk 'BEGIN {ORS = ""; print "\""} {gsub(/\\/, "\\\\"); gsub(/"/, "\\\""); gsub(/\t/, " "); print (NR > 1 ? "\\n" : "") $0} END {print "\""}'
 }
 
-export -f small_run rerun two_gpus curve sanitize expect timed peer
-export out here python device
+export -f small_run rerun two_gpus curve sanitize sizes expect timed peer
+export out here python device qwen
 date=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 commit=$(cat "$here/commit" 2>/dev/null || echo unknown)
 driver=$(smi driver_version)
@@ -245,7 +254,7 @@ number() { # STEP KEY
 }
 figures() {
   local model goal measured expected peer ratio
-  echo "| model | tokens/s | MFU | expected on an H100 | torch.compile | ratio to it | goal on an H100 (MFU) | GPU memory |"
+  echo "| model | tokens/s | MFU | expected by plan | torch.compile | ratio to it | goal on an H100 (MFU) | GPU memory |"
   echo "|---|---|---|---|---|---|---|---|"
   while IFS='|' read -r model goal; do
     measured=$(number "$model" tokens_per_second_best)
@@ -258,6 +267,7 @@ gpt2-124m|554000 (45 %)
 gpt2-350m|217000 (50 %)
 gpt2-774m|106000 (53 %)
 gpt2-1558m|59500 (59 %)
+the shape of Qwen2.5-1.5B|(llmq: 58900, 56.7 %)
 llama-2-7b, 4 layers|(62 %)
 MODELS
 }

@@ -122,21 +122,10 @@ __device__ __forceinline__ Pack<T> LoadPack(const T* p) {
   return pack;
 #endif
 }
-// The same of global memory, where the cache need not keep it for anyone.
+// p: 16-byte aligned, in global memory.
 template <typename T>
-__device__ __forceinline__ Pack<T> LoadPackOnce(const T* p) {
+__device__ __forceinline__ void StorePack(T* p, const Pack<T>& pack) {
 #if defined(__CUDACC__)
-  const uint4 bits = __ldcs(reinterpret_cast<const uint4*>(p));
-  Pack<T> pack;
-  memcpy(&pack, &bits, sizeof(bits));
-  return pack;
-#else
-  return LoadPack(p);
-#endif
-}
-#if defined(__CUDACC__)
-template <typename T>
-__device__ __forceinline__ uint4 BitsOf(const Pack<T>& pack) {
   uint4 bits;
   if constexpr (sizeof(T) == 2) {
     uint32_t words[4];
@@ -149,27 +138,11 @@ __device__ __forceinline__ uint4 BitsOf(const Pack<T>& pack) {
   } else {
     memcpy(&bits, &pack, sizeof(bits));
   }
-  return bits;
-}
-#endif
-// p: 16-byte aligned, in global memory.
-template <typename T>
-__device__ __forceinline__ void StorePack(T* p, const Pack<T>& pack) {
-#if defined(__CUDACC__)
   // One store for certain: an assignment is taken apart where the optimizer sees fit.
-  __stwb(reinterpret_cast<uint4*>(p), BitsOf(pack));
+  __stwb(reinterpret_cast<uint4*>(p), bits);
 #else
   simt::CheckPackAligned(p);
   std::memcpy(p, &pack, sizeof(pack));
-#endif
-}
-// The same where the cache need not keep it for anyone.
-template <typename T>
-__device__ __forceinline__ void StorePackOnce(T* p, const Pack<T>& pack) {
-#if defined(__CUDACC__)
-  __stcs(reinterpret_cast<uint4*>(p), BitsOf(pack));
-#else
-  StorePack(p, pack);
 #endif
 }
 #if !defined(__CUDACC__)

@@ -140,6 +140,29 @@ TEST_F(PlanTest, AMachineOfAFileGivesEveryKernelItsRoofline) {
   EXPECT_DOUBLE_EQ(gate["roofline_seconds"], gate["bytes"].get<double>() / 1e12)
       << "so small a product is bound by memory";
   EXPECT_DOUBLE_EQ(gate["expected_seconds"], gate["bytes"].get<double>() / 0.8e12);
+  // Of heads of 128 and more the attention reaches its own share, and so does the optimizer.
+  place_.Write("wide.yaml", std::string(kMachine).replace(std::string(kMachine).find("reach:"), 8,
+                                                          "reach: {optimizer: 0.4, "
+                                                          "wide_attention_forward: 0.75, "));
+  const auto expected_of = [&](const std::string& options, const std::string& name) -> double {
+    const json shown = Plan(options);
+    for (const json& kernel : shown["machine"]["kernels"]) {
+      if (kernel["kernel"] == name) return kernel["expected_seconds"];
+    }
+    return 0;
+  };
+  const std::string wide = "--machine wide.yaml --set layout.data=1 --set layout.tensor=1";
+  EXPECT_DOUBLE_EQ(expected_of(wide, "adamw"), 2 * expected_of(alone, "adamw"));
+  const std::string heads = " --set data.sequence_length=1024 --set model.max_position_embeddings=1024 "
+                            "--set model.hidden_size=384 ";
+  const auto faster = [&](const std::string& shape) {
+    return expected_of(alone + heads + shape, "attention forward") /
+           expected_of(wide + heads + shape, "attention forward");
+  };
+  EXPECT_DOUBLE_EQ(faster("--set model.num_attention_heads=6"), 1);     // of 64
+  EXPECT_DOUBLE_EQ(faster("--set model.num_attention_heads=4"), 1.25);  // of 96: half the way
+  EXPECT_DOUBLE_EQ(faster("--set model.num_attention_heads=2 --set model.num_key_value_heads=2"),
+                   1.5);  // of 192
   const json& swiglu = kernels.at("swiglu forward");
   EXPECT_EQ(swiglu["bytes"], 64 * 3.0 * 32 * 96 * 4);
   EXPECT_EQ(swiglu["kind"], "memory");

@@ -178,15 +178,15 @@ __global__ __launch_bounds__(kThreads) void SoftmaxGradientKernel(
   }
 }
 
-// A multiprocessor has two rows at a time: all that are being read twice must fit the cache.
-inline constexpr int kCrossEntropyThreads = 640;
+inline constexpr int kCrossEntropyThreads = 512;
 
 // As CrossEntropyInPlace. A block a row, whose packs are read twice: the second time they come from
-// the cache, which is told that nobody will want them again. Rows are at multiples of 16 bytes.
+// the cache. Rows are at multiples of 16 bytes.
 template <int kThreads, typename T>
-__global__ __launch_bounds__(kThreads, 2) void CrossEntropyKernel(
-    T* logits, int width, int64_t stride, const int32_t* labels, int32_t no_label, float scale,
-    float* losses) {
+__global__ __launch_bounds__(kThreads) void CrossEntropyKernel(T* logits, int width, int64_t stride,
+                                                               const int32_t* labels,
+                                                               int32_t no_label, float scale,
+                                                               float* losses) {
   constexpr int kSize = Pack<T>::kSize;
   const int64_t n = blockIdx.x;
   T* row = logits + n * stride;
@@ -196,11 +196,8 @@ __global__ __launch_bounds__(kThreads, 2) void CrossEntropyKernel(
   const int rest = width % kSize;  // logits of pack `packs`
   RunningSoftmax<T> own;
   float x[kSize];
-  Pack<T> next;
-  if (static_cast<int>(threadIdx.x) < packs) next = LoadPack(row + threadIdx.x * kSize);
   for (int i = threadIdx.x; i < packs; i += kThreads) {
-    for (int j = 0; j < kSize; ++j) x[j] = ToFloat(next[j]);
-    if (i + kThreads < packs) next = LoadPack(row + (i + kThreads) * kSize);
+    LoadFloats(row + i * kSize, x);
     own.Add(x);
   }
   if (static_cast<int>(threadIdx.x) < rest) {
@@ -212,12 +209,9 @@ __global__ __launch_bounds__(kThreads, 2) void CrossEntropyKernel(
   if (threadIdx.x == 0) losses[n] = labelled ? LossOf(top, sum, target) : 0.0f;
   const float factor = scale / sum;
   const int label_pack = labelled ? label / kSize : -1;
-  if (static_cast<int>(threadIdx.x) < all) next = LoadPackOnce(row + threadIdx.x * kSize);
   for (int i = threadIdx.x; i < all; i += kThreads) {
-    for (int j = 0; j < kSize; ++j) {
-      x[j] = __fmul_rn(factor, ExpOf<T>(ToFloat(next[j]) - top));
-    }
-    if (i + kThreads < all) next = LoadPackOnce(row + (i + kThreads) * kSize);
+    LoadFloats(row + i * kSize, x);
+    for (int j = 0; j < kSize; ++j) x[j] = __fmul_rn(factor, ExpOf<T>(x[j] - top));
     if (i == label_pack) {
       for (int j = 0; j < kSize; ++j) x[j] -= i * kSize + j == label ? scale : 0.0f;
     }
@@ -227,9 +221,7 @@ __global__ __launch_bounds__(kThreads, 2) void CrossEntropyKernel(
         if (!labelled || i * kSize + j >= width) x[j] = 0.0f;
       }
     }
-    Pack<T> rounded;
-    for (int j = 0; j < kSize; ++j) rounded[j] = RoundTo<T>(x[j]);
-    StorePackOnce(row + i * kSize, rounded);
+    StoreFloats(row + i * kSize, x);
   }
 }
 
