@@ -16,7 +16,9 @@
 #include <vector>
 
 #include "benchmarks/measured_kernel.h"
+#include "cluster/device/elementwise.h"
 #include "cluster/device/gpu_info.h"
+#include "cluster/device/ordered_sum.h"
 #include "worker/kernels/activation.h"
 #include "worker/kernels/attention.h"
 #include "worker/kernels/cross_entropy.h"
@@ -24,6 +26,7 @@
 #include "worker/kernels/matmul.h"
 #include "worker/kernels/norm.h"
 #include "worker/optimizer/adamw.h"
+#include "worker/optimizer/state_checksum.h"
 
 namespace trireme {
 namespace {
@@ -66,8 +69,7 @@ void AddProduct(DType dtype, const Product& p) {
   const std::vector<float> row = p.ta ? a->Values() : a->Values(i * p.k, p.k);
   const std::vector<float> column = p.tb ? b->Values(j * p.k, p.k) : b->Values();
   for (int64_t l = 0; l < p.k; ++l) {
-    expected +=
-        static_cast<double>(row[p.ta ? l * p.m + i : l]) * column[p.tb ? l : l * p.n + j];
+    expected += static_cast<double>(row[p.ta ? l * p.m + i : l]) * column[p.tb ? l : l * p.n + j];
   }
   run(StreamOf(2));
   Verify(p.name, c->At(i * p.n + j), expected, 1e-3);
@@ -143,7 +145,8 @@ void AddAttention(DType dtype, int64_t batch, int64_t length) {
   const int64_t t = length - 2, h = 3, group = head_count / key_head_count;  // of sequence 0
   const std::vector<float> query = q->Values((t * head_count + h) * head_dim, head_dim);
   const int64_t first_sequence = length * key_head_count * head_dim;
-  const std::vector<float> keys = k->Values(0, first_sequence), values = v->Values(0, first_sequence);
+  const std::vector<float> keys = k->Values(0, first_sequence),
+                           values = v->Values(0, first_sequence);
   double sum = 0, value = 0;
   for (int64_t s = 0; s <= t; ++s) {
     const int64_t at = (s * key_head_count + h / group) * head_dim;
@@ -231,6 +234,9 @@ void AddEmbeddingAndRotary(DType dtype) {
       [=](Stream& stream) { EmbeddingForward(stream, *ids, *table, 0, *y); });
   Add("embedding/backward", {0, bytes + 8.0 * tokens_of_step * hidden, dtype},
       [=](Stream& stream) { EmbeddingBackward(stream, *ids, *y, 0, *gradient, true); });
+  const auto places = std::make_shared<Owned>(DType::kI32, Shape{tokens_of_step}, position);
+  Add("embedding/positions_added", {0, 3 * bytes, dtype},
+      [=](Stream& stream) { PositionEmbeddingForward(stream, *places, *table, *y); });
   Add("attention/rotary", {0, 2 * bytes, dtype}, [=](Stream& stream) {
     const Heads heads{y->tensor.data(), dtype,    batch_of_step, length_of_step,
                       head_count,       head_dim, hidden};
@@ -315,6 +321,47 @@ void AddOptimizer() {
   });
 }
 
+// What communication, checks and masters in bf16 need, over long vectors.
+void AddVectors() {
+  const int64_t n = state_elements / 8;
+  std::vector<std::shared_ptr<Owned>> in;
+  for (uint32_t i = 0; i < 8; ++i) in.push_back(std::make_shared<Owned>(DType::kF32, Shape{n}, i));
+  const auto at = [=](int i) { return in[i]->tensor.as<float>(); };
+  const auto out = std::make_shared<Owned>(DType::kF32, Shape{n});
+  const auto narrow = std::make_shared<Owned>(DType::kBF16, Shape{n});
+  const double each = static_cast<double>(n);
+  const auto sum = [=](Stream& stream, const std::vector<uint8_t>& additions) {
+    std::vector<const void*> inputs;
+    for (size_t i = 0; i < additions.size(); ++i) inputs.push_back(at(static_cast<int>(i)));
+    SumInOrder(stream, DType::kF32, SumOrder(additions), inputs, out->tensor.data(), n);
+  };
+  const std::vector<uint8_t> two = {0, 1}, eight = {0, 1, 0, 2, 0, 1, 0, 3};
+  sum(StreamOf(2), eight);
+  float tree[8];
+  for (int i = 0; i < 8; ++i) tree[i] = in[i]->At(7);
+  Verify("sum in order", out->At(7),
+         ((tree[0] + tree[1]) + (tree[2] + tree[3])) + ((tree[4] + tree[5]) + (tree[6] + tree[7])),
+         0);
+  Add("vectors/sum_of_2", {0, 12 * each}, [=](Stream& s) { sum(s, two); });
+  Add("vectors/sum_of_8", {0, 36 * each}, [=](Stream& s) { sum(s, eight); });
+  Add("vectors/add_in_place", {0, 12 * each},
+      [=](Stream& s) { AddInPlace(s, out->tensor.as<float>(), at(0), n); });
+  Add("vectors/cast_to_bfloat16", {0, 6 * each},
+      [=](Stream& s) { CastToBFloat16(s, narrow->tensor.as<BFloat16>(), at(0), n); });
+  Add("vectors/checksum", {0, 4 * each}, [=](Stream& s) {
+    const ChecksumSlice slice{in[0]->tensor, 0};
+    (void)StateChecksum(s, {&slice, 1});
+  });
+  const auto squares = std::make_shared<Owned>(DType::kF32, Shape{n},
+                                               [](int64_t k) { return 1e-3f * (1 + k % 100); });
+  Add("adamw/stochastic_rounding", {0, 24 * each}, [=](Stream& s) {
+    auto* p = narrow->tensor.as<BFloat16>();
+    auto *m = in[2]->tensor.as<float>(), *v = squares->tensor.as<float>();
+    const AdamWRoundedSlice slice{at(0), p, m, v, p, m, v, n, 0, true};
+    AdamWRounded(s, {&slice, 1}, {1e-3, 0.9, 0.95, 1e-8, 0.1, 5, 1.0}, 7);
+  });
+}
+
 }  // namespace
 }  // namespace trireme
 
@@ -345,6 +392,7 @@ int main(int argc, char** argv) {
     trireme::AddCrossEntropy(dtype);
   }
   trireme::AddOptimizer();
+  trireme::AddVectors();
   std::printf("%s\n", trireme::MatMulLibrary());
   benchmark::RunSpecifiedBenchmarks();
   return 0;
