@@ -75,7 +75,7 @@ double ProductPeak(Stream& stream, DType dtype, int64_t size) {
 struct Options {
   std::string preset = "llama-30m", precision = "float32", recompute = "none", device = "cpu";
   int64_t batch = 8, length = 256;
-  int64_t layers = 0;      // 0: the preset's; fewer: a slice of a model that does not fit
+  int64_t layers = 0;            // 0: the preset's; fewer: a slice of a model that does not fit
   std::vector<std::string> set;  // "hidden_size=1536": other sizes than the preset's
   int64_t peak_size = 0;   // of the product that the peak is measured with; 0: the device's own
   double peak_tflops = 0;  // by the data sheet, for `mfu`

@@ -103,8 +103,7 @@ class StepKernels {
 
   double ReachOf(Kind kind) const {
     // 0 for heads of up to 64, 1 from 128 on.
-    const double wide =
-        std::clamp((static_cast<double>(shape_.head_dim) - 64.0) / 64.0, 0.0, 1.0);
+    const double wide = std::clamp((static_cast<double>(shape_.head_dim) - 64.0) / 64.0, 0.0, 1.0);
     if (kind == Kind::kAttentionForward) {
       return std::lerp(machine_.reach_attention_forward, machine_.reach_wide_attention_forward,
                        wide);

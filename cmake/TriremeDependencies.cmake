@@ -45,4 +45,5 @@ trireme_precompiled(trireme_headers)
 if(TRIREME_TESTS)
   trireme_precompiled(trireme_test_headers HEADERS <gmock/gmock.h> <gtest/gtest.h>
                       DEPS GTest::gmock_main)
+  target_compile_options(trireme_test_headers PRIVATE ${TRIREME_TEST_OPTIMIZATION})
 endif()

@@ -153,8 +153,9 @@ TEST_F(PlanTest, AMachineOfAFileGivesEveryKernelItsRoofline) {
   };
   const std::string wide = "--machine wide.yaml --set layout.data=1 --set layout.tensor=1";
   EXPECT_DOUBLE_EQ(expected_of(wide, "adamw"), 2 * expected_of(alone, "adamw"));
-  const std::string heads = " --set data.sequence_length=1024 --set model.max_position_embeddings=1024 "
-                            "--set model.hidden_size=384 ";
+  const std::string heads =
+      " --set data.sequence_length=1024 --set model.max_position_embeddings=1024 "
+      "--set model.hidden_size=384 ";
   const auto faster = [&](const std::string& shape) {
     return expected_of(alone + heads + shape, "attention forward") /
            expected_of(wide + heads + shape, "attention forward");

@@ -48,8 +48,8 @@ TEST(NcclOnGpuTest, FastSumsAreNcclsOwn) {
   });
 }
 
-// A peer that never comes: the kernel that waits for it is on the GPU when the group is revoked. The
-// abort comes back in time, and the next generation works.
+// A peer that never comes: the kernel that waits for it is on the GPU when the group is revoked.
+// The abort comes back in time, and the next generation works.
 TEST(NcclOnGpuTest, AnAbortWithAKernelOnTheGpuComesBackAndTheNextGenerationWorks) {
   OnEveryGpuRank(2, {}, [](TestRank& r, CommunicatorFactory& factory, Stream& compute) {
     std::vector<int> members = r.members;

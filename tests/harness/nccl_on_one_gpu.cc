@@ -67,8 +67,7 @@ const nccl::Api* NcclOfRank(int rank) {
     auto* loaded = new std::vector<const nccl::Api*>;
     for (int r = 0; r < kNcclRanksMax; ++r) {
       const std::string copy = (folder / StrCat("libnccl_", r, ".so")).string();
-      std::filesystem::copy_file(original, copy,
-                                 std::filesystem::copy_options::overwrite_existing);
+      std::filesystem::copy_file(original, copy, std::filesystem::copy_options::overwrite_existing);
       setenv("NCCL_HOSTID", StrCat("host-of-rank-", r).c_str(), 1);
       setenv("TRIREME_NCCL_LIBRARY", copy.c_str(), 1);
       const auto api = nccl::Load();

@@ -1,5 +1,5 @@
-// The real NCCL with several ranks on one GPU: each is a thread with a copy of the library that takes
-// itself for a host of its own (NCCL_HOSTID), so that data goes through NCCL's network over
+// The real NCCL with several ranks on one GPU: each is a thread with a copy of the library that
+// takes itself for a host of its own (NCCL_HOSTID), so that data goes through NCCL's network over
 // loopback. It shows the protocol, not the speed. Programs that link this never free memory of the
 // GPU and pinned memory: freeing waits for all kernels, one rank's for another's, which waits for a
 // message of the first. With a GPU a rank nothing of the kind can happen.

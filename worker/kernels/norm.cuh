@@ -98,8 +98,8 @@ __global__ void __launch_bounds__(kThreads)
   inverse[row] = r;
 }
 
-// As BlockSums (cuda_language.cuh), with one barrier a call and warps' sums added in ascending order.
-// `turn`: of calls that follow each other without a barrier between, 0 and 1 by turns.
+// As BlockSums (cuda_language.cuh), with one barrier a call and warps' sums added in ascending
+// order. `turn`: of calls that follow each other without a barrier between, 0 and 1 by turns.
 template <int kThreads, int kCount>
 __device__ __forceinline__ void BlockSumsByTurns(float (&x)[kCount], int turn) {
   constexpr int kWarps = kThreads / kWarp, kLanes = kWarp / kCount;
@@ -126,9 +126,9 @@ struct NormRow {
 
 // Block b does rows [b rows_of_block, (b + 1) rows_of_block), in bf16 two at a time, and reads the
 // next while it works on those before, where a thread has registers for both. partials[b, :]: its
-// sums of dweight, and behind them those of dbias for a layer norm; [blocks, (1 or 2) width]. dx may
-// be dy or past. With g = dy weight, z = (x - m) r: dx = r (g - mean(g) - z mean(g z)) + past; mean(g) only for a
-// layer norm. D: T or f32.
+// sums of dweight, and behind them those of dbias for a layer norm; [blocks, (1 or 2) width]. dx
+// may be dy or past. With g = dy weight, z = (x - m) r: dx = r (g - mean(g) - z mean(g z)) + past;
+// mean(g) only for a layer norm. D: T or f32.
 template <int kThreads, bool kLayer, typename T, typename D>
 __global__ void __launch_bounds__(kThreads, kNormBlocksResident<kThreads>)
     NormBackwardKernel(const D* dy, const T* x, const float* weight, const float* mean,

@@ -1,5 +1,5 @@
-// Training over the real NCCL, ranks on one GPU: the layouts of cuda_training_test.cc with the bits of
-// one rank, eager and recorded, and tensor parallelism within rounding.
+// Training over the real NCCL, ranks on one GPU: the layouts of cuda_training_test.cc with the bits
+// of one rank, eager and recorded, and tensor parallelism within rounding.
 #include <gtest/gtest.h>
 
 #include <cstdio>
@@ -15,9 +15,9 @@
 namespace trireme {
 namespace {
 
-// What is loaded, or measured, when it is first launched may wait for all kernels that run, and those
-// of another rank for this one's message: the first run is of one rank, and this of what only several
-// launch.
+// What is loaded, or measured, when it is first launched may wait for all kernels that run, and
+// those of another rank for this one's message: the first run is of one rank, and this of what only
+// several launch.
 void LoadKernelsOfSeveralRanks() {
   Stream stream(Gpu{0});
   const Buffer values(1 << 12, DeviceKind::kCuda);
