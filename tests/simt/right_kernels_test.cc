@@ -46,6 +46,35 @@ TEST_P(RightKernelsTest, BlockSums) {
   CheckRowSum<1024, double>();
 }
 
+template <int kCount>
+__global__ void SumsOfWarp(const float* in, float* out) {
+  float x[kCount];
+  for (int i = 0; i < kCount; ++i) x[i] = in[threadIdx.x * kCount + i];
+  out[threadIdx.x] = WarpSumOfOne(x);
+}
+
+// Lanes of one part of the warp have the sum of one value.
+template <int kCount>
+void CheckSumsOfWarp() {
+  std::vector<float> in(32 * kCount), sums(kCount, 0.0f);
+  for (int i = 0; i < 32 * kCount; ++i) {
+    in[i] = static_cast<float>((i * 37) % 101);
+    sums[i % kCount] += in[i];
+  }
+  DeviceArray<float> in_array(in), out(std::vector<float>(32, 0.0f));
+  ASSERT_EQ(ErrorOf(1, 32, &SumsOfWarp<kCount>, in_array.get(), out.get()), "");
+  for (int lane = 0; lane < 32; ++lane) {
+    EXPECT_EQ(out.Values()[lane], sums[lane * kCount / 32]) << kCount << " values, lane " << lane;
+  }
+}
+
+TEST_P(RightKernelsTest, WarpSumsOfSeveralValues) {
+  CheckSumsOfWarp<1>();
+  CheckSumsOfWarp<2>();
+  CheckSumsOfWarp<4>();
+  CheckSumsOfWarp<8>();
+}
+
 __global__ void MaxOf(const float* in, float* out) {
   out[threadIdx.x] = BlockMax<128>(in[threadIdx.x]);
 }
