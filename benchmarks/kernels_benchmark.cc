@@ -380,7 +380,7 @@ int main(int argc, char** argv) {
   if (trireme::on_gpu) trireme::UseSizesOfGpus();
   if (has("--tiny")) trireme::UseTinySizes();
   std::vector<trireme::DType> dtypes = {trireme::DType::kF32, trireme::DType::kBF16};
-  if (trireme::on_gpu) dtypes = {trireme::DType::kBF16};  // what is trained in there
+  if (trireme::on_gpu) dtypes = {trireme::DType::kBF16};  // the precision that GPUs train in
   for (const trireme::DType dtype : dtypes) {
     trireme::AddProducts(dtype);
     trireme::AddGeluProducts(dtype);

@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "cli/config_loader.h"
 #include "cluster/base/clock.h"
 #include "cluster/base/json.h"
 #include "cluster/base/rng.h"
@@ -22,7 +23,6 @@
 #include "proto/config.pb.h"
 #include "worker/kernels/matmul.h"
 #include "worker/model/decoder_stage.h"
-#include "worker/model/model_config.h"
 #include "worker/training/run_setup.h"
 #include "worker/training/training_step.h"
 
@@ -75,8 +75,6 @@ double ProductPeak(Stream& stream, DType dtype, int64_t size) {
 struct Options {
   std::string preset = "llama-30m", precision = "float32", recompute = "none", device = "cpu";
   int64_t batch = 8, length = 256;
-  int64_t layers = 0;            // 0: the preset's; fewer: a slice of a model that does not fit
-  std::vector<std::string> set;  // "hidden_size=1536": other sizes than the preset's
   int64_t peak_size = 0;   // of the product that the peak is measured with; 0: the device's own
   double peak_tflops = 0;  // by the data sheet, for `mfu`
   int steps = 8, untimed = 2;
@@ -143,30 +141,19 @@ Json Shares(const std::vector<OperationTimes::Share>& shares) {
   return list;
 }
 
-// The preset with what `set` says of its integer fields.
-proto::ModelConfig ConfigOf(const Options& o) {
-  proto::ModelConfig config;
-  config.set_preset(o.preset);
-  if (o.layers > 0) config.set_num_hidden_layers(o.layers);
-  for (const std::string& change : o.set) {
-    const size_t equals = change.find('=');
-    const auto* field = config.GetDescriptor()->FindFieldByName(change.substr(0, equals));
-    CHECK(equals != std::string::npos && field != nullptr &&
-          field->cpp_type() == google::protobuf::FieldDescriptor::CPPTYPE_INT64)
-        << change << ": expected INTEGER_FIELD=VALUE";
-    config.GetReflection()->SetInt64(&config, field, std::stoll(change.substr(equals + 1)));
-  }
-  return config;
+// The preset and what follows it, as a run's YAML says it.
+Result<ModelShape> ShapeOf(const Options& o) {
+  ASSIGN_OR_RETURN(
+      const auto config,
+      ParseConfig(StrCat("run: {dir: none}\nmodel: {preset: ", o.preset,
+                         "}\ndata: {train: [{path: none}], sequence_length: ", o.length, "}\n"),
+                  "--preset", {}));
+  RETURN_IF_ERROR(FillDefaults(config.get()));
+  return ModelShape::From(config->model());
 }
 
-int Run(const Options& o) {
-  proto::ModelConfig config = ConfigOf(o);
-  const Status filled = FillModelDefaults(&config);
-  if (!filled.ok()) {
-    std::cerr << filled.message() << "\n";
-    return ExitCode(filled);
-  }
-  const ModelShape shape = ModelShape::From(config);
+Status Run(const Options& o) {
+  ASSIGN_OR_RETURN(const ModelShape shape, ShapeOf(o));
   const std::vector<ParameterSpec> specs = ParameterSpecs(shape, 1, 1);
   const DType compute = o.precision == "bfloat16" ? DType::kBF16 : DType::kF32;
   const std::unique_ptr<Stream> opened = OpenStream(o);
@@ -241,7 +228,7 @@ int Run(const Options& o) {
   if (o.device == "cuda") out["steps_as_graphs"] = training_step.replayed();
   if (!shares.empty()) out["step_by_operation"] = Shares(shares);
   std::cout << DumpJson(out) << std::endl;
-  return 0;
+  return OkStatus();
 }
 
 }  // namespace
@@ -250,10 +237,10 @@ int Run(const Options& o) {
 int main(int argc, char** argv) {
   trireme::Options options;
   CLI::App app{"One training step, timed"};
-  app.add_option("--preset", options.preset)->capture_default_str();
+  app.add_option("--preset", options.preset,
+                 "and fields of the model that differ: 'llama-2-7b, num_hidden_layers: 4'")
+      ->capture_default_str();
   app.add_option("--device", options.device)->check(CLI::IsMember({"cpu", "cuda"}));
-  app.add_option("--layers", options.layers, "0: the preset's")->capture_default_str();
-  app.add_option("--set", options.set, "of the model: hidden_size=1536, as often as needed");
   app.add_option("--peak-size", options.peak_size, "of the product that gives the peak");
   app.add_option("--peak-tflops", options.peak_tflops, "by the data sheet, for mfu");
   app.add_option("--precision", options.precision)->capture_default_str();
@@ -265,9 +252,12 @@ int main(int argc, char** argv) {
   app.add_option("--untimed", options.untimed)->capture_default_str();
   app.add_option("--threads", options.threads)->capture_default_str();
   CLI11_PARSE(app, argc, argv);
+  trireme::Status status;
   if (const auto gpus = trireme::Gpus(); options.device == "cuda" && !gpus.ok()) {
-    std::cerr << "train_benchmark: --device cuda: " << gpus.status().message() << "\n";
-    return trireme::ExitCode(gpus.status());
+    status = gpus.status().WithContext("--device cuda");
+  } else {
+    status = trireme::Run(options);
   }
-  return trireme::Run(options);
+  if (!status.ok()) std::cerr << "train_benchmark: " << status.message() << "\n";
+  return trireme::ExitCode(status);
 }

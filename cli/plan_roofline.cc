@@ -72,13 +72,11 @@ class StepKernels {
     Product("head", vocabulary_, hidden_, microbatches_, 1);
     // Logits are read, again from the cache, and overwritten by their gradient.
     Memory("classifier", microbatches_, 2 * t * Wide(vocabulary_));
-    const size_t update = result_.kernels.size();
     Update();
-    for (size_t k = 0; k < result_.kernels.size(); ++k) {
-      const KernelEstimate& kernel = result_.kernels[k];
+    for (const KernelEstimate& kernel : result_.kernels) {
       result_.roofline_seconds += kernel.roofline_seconds;
       result_.expected_seconds += kernel.expected_seconds;
-      if (k >= update) result_.update_seconds += kernel.expected_seconds;
+      if (kernel.kind == Kind::kUpdate) result_.update_seconds += kernel.expected_seconds;
     }
     return result_;
   }
@@ -86,21 +84,19 @@ class StepKernels {
  private:
   double Wide(int64_t elements) const { return static_cast<double>(elements) * width_; }
 
-  void Add(std::string name, Kind kind, int64_t calls, double flop_each, double bytes_each,
-           double memory_reach) {
+  void Add(std::string name, Kind kind, int64_t calls, double flop_each, double bytes_each) {
     KernelEstimate kernel{std::move(name), kind, calls};
     kernel.flop = flop_each * static_cast<double>(calls);
     kernel.bytes = bytes_each * static_cast<double>(calls);
     const double peak = machine_.peak_flop.at(request_.compute);
     const double moving = kernel.bytes / machine_.memory_bytes_per_second;
     kernel.roofline_seconds = std::max(kernel.flop / peak, moving);
-    kernel.expected_seconds = std::max(kernel.flop / (peak * ReachOf(kind)), moving / memory_reach);
+    const double memory = kind == Kind::kUpdate ? machine_.reach_optimizer : machine_.reach_memory;
+    kernel.expected_seconds = std::max(kernel.flop / (peak * ReachOf(kind)), moving / memory);
     result_.kernels.push_back(std::move(kernel));
   }
-  void Add(std::string name, Kind kind, int64_t calls, double flop_each, double bytes_each) {
-    Add(std::move(name), kind, calls, flop_each, bytes_each, machine_.reach_memory);
-  }
 
+  // The share of the peak of products.
   double ReachOf(Kind kind) const {
     // 0 for heads of up to 64, 1 from 128 on.
     const double wide = std::clamp((static_cast<double>(shape_.head_dim) - 64.0) / 64.0, 0.0, 1.0);
@@ -171,11 +167,10 @@ class StepKernels {
       updated = std::max(updated, stage.updated_parameters);
     }
     const double n = static_cast<double>(updated);
-    Add("gradient norm", Kind::kMemory, 1, 0, 4 * n, machine_.reach_optimizer);
+    Add("gradient norm", Kind::kUpdate, 1, 0, 4 * n);
     // Gradient, master weight and two moments are read; the three are written, and the copy that
     // products read.
-    Add("adamw", Kind::kMemory, 1, 0, (request_.compute == DType::kBF16 ? 30 : 28) * n,
-        machine_.reach_optimizer);
+    Add("adamw", Kind::kUpdate, 1, 0, (request_.compute == DType::kBF16 ? 30 : 28) * n);
   }
 
   const proto::Config& config_;

@@ -15,7 +15,7 @@ class Config;
 
 // All calls of one kernel in a step of the busiest worker.
 struct KernelEstimate {
-  enum class Kind : uint8_t { kProduct, kAttentionForward, kAttentionBackward, kMemory };
+  enum class Kind : uint8_t { kProduct, kAttentionForward, kAttentionBackward, kMemory, kUpdate };
   std::string name;
   Kind kind;
   int64_t calls;

@@ -55,9 +55,9 @@ performance|gpt2-1558m, expected|trireme|expect gpt2-1558m 8 1024 4
 performance|gpt2-1558m|gpu train_benchmark|timed gpt2-1558m --batch 8 --microbatches 4 --length 1024
 performance|gpt2-1558m, torch.compile|gpu torch|peer gpt2-1558m 8
 performance|the shape of Qwen2.5-1.5B, expected|trireme|expect "$qwen" 8 1024 4
-performance|the shape of Qwen2.5-1.5B|gpu train_benchmark|timed llama-3.2-1b $(sizes "$qwen") --batch 8 --microbatches 4 --length 1024
+performance|the shape of Qwen2.5-1.5B|gpu train_benchmark|timed "$qwen" --batch 8 --microbatches 4 --length 1024
 performance|llama-2-7b, 4 layers, expected|trireme|expect "llama-2-7b, num_hidden_layers: 4" 2 4096
-performance|llama-2-7b, 4 layers|gpu train_benchmark|timed llama-2-7b --layers 4 --batch 2 --length 4096
+performance|llama-2-7b, 4 layers|gpu train_benchmark|timed "llama-2-7b, num_hidden_layers: 4" --batch 2 --length 4096
 performance|kernels|gpu kernels_benchmark|kernels_benchmark --device=cuda --benchmark_format=json'
 
 if [ $dry = yes ]; then
@@ -150,9 +150,6 @@ sanitize() { # TOOL PROGRAM
 }
 # Without the biases of its queries, keys and values.
 qwen="llama-3.2-1b, hidden_size: 1536, intermediate_size: 8960, num_hidden_layers: 28, num_attention_heads: 12, num_key_value_heads: 2, vocab_size: 151936"
-sizes() { # MODEL: what follows its preset, as options
-  grep -o '[a-z_]*: [0-9]*' <<<"$1" | sed 's/\(.*\): \(.*\)/--set \1=\2/' | tr '\n' ' '
-}
 expect() { # MODEL BATCH LENGTH [MICROBATCHES]: on an H200, or else on an H100
   local machine=h100
   case $device in *H200*) machine=h200 ;; esac
@@ -165,7 +162,7 @@ precision: {compute: bfloat16}
 YAML
   trireme plan "$out/plan.yaml" --machine "$here/examples/machines/$machine.yaml" --json
 }
-timed() { # PRESET OPTIONS: mfu by the data sheet where it is known
+timed() { # MODEL OPTIONS: mfu by the data sheet where it is known
   local peak=()
   case $device in *H100* | *H200*) peak=(--peak-tflops 989.4) ;; *A100*) peak=(--peak-tflops 312) ;; esac
   train_benchmark --device cuda --precision bfloat16 --steps 20 --untimed 5 "${peak[@]}" --preset "$@"
@@ -200,7 +197,7 @@ quoted() { # a JSON string of stdin
   tr -d '\000-\010\013-\037' | awk 'BEGIN {ORS = ""; print "\""} {gsub(/\\/, "\\\\"); gsub(/"/, "\\\""); gsub(/\t/, " "); print (NR > 1 ? "\\n" : "") $0} END {print "\""}'
 }
 
-export -f small_run rerun two_gpus curve sanitize sizes expect timed peer
+export -f small_run rerun two_gpus curve sanitize expect timed peer
 export out here python device qwen
 date=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 commit=$(cat "$here/commit" 2>/dev/null || echo unknown)

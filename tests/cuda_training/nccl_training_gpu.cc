@@ -2,7 +2,6 @@
 // of one rank, eager and recorded, and tensor parallelism within rounding.
 #include <gtest/gtest.h>
 
-#include <cstdio>
 #include <cstdlib>
 #include <vector>
 
@@ -15,40 +14,37 @@
 namespace trireme {
 namespace {
 
-// What is loaded, or measured, when it is first launched may wait for all kernels that run, and
-// those of another rank for this one's message: the first run is of one rank, and this of what only
-// several launch.
-void LoadKernelsOfSeveralRanks() {
-  Stream stream(Gpu{0});
-  const Buffer values(1 << 12, DeviceKind::kCuda);
-  const std::vector<const void*> inputs = {values.data(), values.data()};
-  const std::vector<uint8_t> additions = {0, 1};
-  for (const DType dtype : {DType::kF32, DType::kF64, DType::kI64}) {
-    SumInOrder(stream, dtype, SumOrder(additions), inputs, values.data(), 64);
-  }
-  stream.Synchronize();
-}
-
-HarnessOptions OverNccl(const ModelShape& shape) {
-  static const bool prepared = [] {
+class NcclTrainingTest : public testing::Test {
+ protected:
+  // What is loaded, or measured, when it is first launched may wait for all kernels that run, and
+  // those of another rank for this one's message. Each test begins with a run of one rank, which
+  // loads most; here is what only several launch.
+  static void SetUpTestSuite() {
     setenv("TRIREME_MATMUL_TUNE", "0", 1);
     NcclOfRank(0);  // loads all
-    LoadKernelsOfSeveralRanks();
-    return true;
-  }();
-  CHECK(prepared);
-  HarnessOptions options = BaseRun(shape);
-  options.device = DeviceKind::kCuda;
-  options.microbatches.resize(2);
-  options.leaves = 2;
-  options.steps = 4;
-  options.gpu_world = [](int rank, CommunicatorFactory* host, Stream* stream) {
-    return MakeNcclFactory(NcclOfRank(rank), host, stream, {});
-  };
-  return options;
-}
+    Stream stream(Gpu{0});
+    const Buffer values(1 << 12, DeviceKind::kCuda);
+    const std::vector<const void*> inputs = {values.data(), values.data()};
+    const std::vector<uint8_t> additions = {0, 1};
+    for (const DType dtype : {DType::kF32, DType::kF64, DType::kI64}) {
+      SumInOrder(stream, dtype, SumOrder(additions), inputs, values.data(), 64);
+    }
+    stream.Synchronize();
+  }
+  static HarnessOptions OverNccl(const ModelShape& shape) {
+    HarnessOptions options = BaseRun(shape);
+    options.device = DeviceKind::kCuda;
+    options.microbatches.resize(2);
+    options.leaves = 2;
+    options.steps = 4;
+    options.gpu_world = [](int rank, CommunicatorFactory* host, Stream* stream) {
+      return MakeNcclFactory(NcclOfRank(rank), host, stream, {});
+    };
+    return options;
+  }
+};
 
-TEST(NcclTrainingTest, LayoutsHaveTheBitsOfOneRank) {
+TEST_F(NcclTrainingTest, LayoutsHaveTheBitsOfOneRank) {
   for (const ModelShape& shape : {TinyLlama(), TinyGpt2()}) {
     for (const DType compute : {DType::kF32, DType::kBF16}) {
       HarnessOptions run = OverNccl(shape);
@@ -56,8 +52,6 @@ TEST(NcclTrainingTest, LayoutsHaveTheBitsOfOneRank) {
       const HarnessResult one = RunHarness(run);
       for (const auto& [data, pipeline] : {std::pair(2, 1), std::pair(1, 2), std::pair(2, 2)}) {
         SCOPED_TRACE(testing::Message() << "data " << data << " pipeline " << pipeline);
-        std::printf("data %d, pipeline %d\n", data, pipeline);
-        std::fflush(stdout);
         run.data = data;
         run.pipeline = pipeline;
         run.zero = data > 1 ? 1 : 0;
@@ -71,7 +65,7 @@ TEST(NcclTrainingTest, LayoutsHaveTheBitsOfOneRank) {
   }
 }
 
-TEST(NcclTrainingTest, TensorParallelismStaysWithinRounding) {
+TEST_F(NcclTrainingTest, TensorParallelismStaysWithinRounding) {
   for (const ModelShape& shape : {TinyLlama(), TinyGpt2()}) {
     HarnessOptions run = OverNccl(shape);
     const HarnessResult one = RunHarness(run);

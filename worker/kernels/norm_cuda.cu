@@ -122,8 +122,8 @@ void Backward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& w
   }
   const auto *w = weight.as<float>(), *m = OrNull<float>(mean), *r = inverse.as<float>();
   const int64_t stride = int64_t{kLayer ? 2 : 1} * size.width;
-  // Partial sums first, by launch(rows of a block, blocks, partials).
-  const auto fold = [&](int rows_of_block, const auto& launch) {
+  // launch(rows of a block, blocks, partials) makes the partial sums, which are then folded.
+  const auto sum_blocks = [&](int rows_of_block, const auto& launch) {
     const unsigned blocks = gpu::BlocksFor(size.rows, rows_of_block);
     const gpu::StreamScratch<float> partials(stream, blocks * stride);
     launch(rows_of_block, blocks, partials.data());
@@ -137,20 +137,21 @@ void Backward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& w
       using T = std::remove_pointer_t<decltype(type)>;
       using D = std::remove_pointer_t<decltype(gradient)>;
       done = WithRowBlock(size.width, [&](auto block) {
-        fold(gpu::NormRowsOfBlock<block()>(size.rows), [&](int rows, unsigned blocks, float* sums) {
-          gpu::Launch(stream, {blocks, block()}, gpu::NormBackwardKernel<block(), kLayer, T, D>,
-                      dy.as<D>(), x.as<T>(), w, m, r, OrNull<T>(past), size, rows, dx.as<T>(),
-                      sums);
-        });
+        sum_blocks(gpu::NormRowsOfBlock<block()>(size.rows),
+                   [&](int rows, unsigned blocks, float* sums) {
+                     gpu::Launch(stream, {blocks, block()},
+                                 gpu::NormBackwardKernel<block(), kLayer, T, D>, dy.as<D>(),
+                                 x.as<T>(), w, m, r, OrNull<T>(past), size, rows, dx.as<T>(), sums);
+                   });
       });
     });
   }
   if (done) return;
-  fold(gpu::NormRowsOfBlock<gpu::kAnyNormThreads>(size.rows),
-       [&](int rows, unsigned blocks, float* sums) {
-         gpu::Launch(stream, {blocks, gpu::kAnyNormThreads}, gpu::AnyNormBackwardKernel<kLayer>,
-                     Any(dy), Any(x), w, m, r, Any(past), size, rows, Any(dx), sums);
-       });
+  sum_blocks(gpu::NormRowsOfBlock<gpu::kAnyNormThreads>(size.rows), [&](int rows, unsigned blocks,
+                                                                        float* sums) {
+    gpu::Launch(stream, {blocks, gpu::kAnyNormThreads}, gpu::AnyNormBackwardKernel<kLayer>, Any(dy),
+                Any(x), w, m, r, Any(past), size, rows, Any(dx), sums);
+  });
 }
 
 }  // namespace
