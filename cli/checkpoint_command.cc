@@ -265,7 +265,7 @@ Status RunCheckpoint(const CheckpointOptions& options) {
       StrCat("'", action, "': expected list, show, verify, hash, delete, copy or diff"));
 }
 
-const RegisterCommand kCommand(
+const RegisterCommand kCheckpointCommand(
     {"checkpoint", "lists, shows, verifies, hashes, copies, compares and deletes checkpoints",
      "trireme checkpoint list runs/demo\n  trireme checkpoint hash runs/demo@50 --json",
      [](CommandLine& line) {

@@ -13,7 +13,7 @@
 namespace trireme {
 namespace {
 
-struct Options {
+struct CleanCommand {
   std::vector<std::string> text;
   std::string out;
   std::string html = "auto";
@@ -44,7 +44,7 @@ void PrintReport(const CleanReport& report, const std::string& out) {
   }
 }
 
-Status Run(Options& options) {
+Status RunClean(CleanCommand& options) {
   options.clean.html = options.html == "always"  ? HtmlMode::kAlways
                        : options.html == "never" ? HtmlMode::kNever
                                                  : HtmlMode::kAuto;
@@ -76,8 +76,8 @@ Status Run(Options& options) {
   return OkStatus();
 }
 
-std::function<Status()> Setup(CommandLine& line) {
-  auto options = std::make_shared<Options>();
+std::function<Status()> SetUpClean(CommandLine& line) {
+  auto options = std::make_shared<CleanCommand>();
   line.Add("text", options->text,
            "Files, folders or globs of .txt .md .html .jsonl .csv .tsv; .gz .zst .bz2 .tar too")
       .Required();
@@ -101,12 +101,12 @@ std::function<Status()> Setup(CommandLine& line) {
   AddDocumentLimit(line, &options->document_mib_max);
   line.Add("--threads", options->clean.threads, "Threads (default: all cores)");
   AddJsonOption(line, &options->json);
-  return [options] { return Run(*options); };
+  return [options] { return RunClean(*options); };
 }
 
-const RegisterCommand kCommand({"clean",
-                                "Clean, filter and de-duplicate a corpus; report every reason",
-                                "trireme clean corpus/ --out clean.jsonl.zst", Setup});
+const RegisterCommand kCleanCommand({"clean",
+                                     "Clean, filter and de-duplicate a corpus; report every reason",
+                                     "trireme clean corpus/ --out clean.jsonl.zst", SetUpClean});
 
 }  // namespace
 }  // namespace trireme

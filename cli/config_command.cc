@@ -18,7 +18,7 @@
 namespace trireme {
 namespace {
 
-struct Options {
+struct ConfigOptions {
   RunFileOptions run;
   bool presets = false;
   bool json = false;
@@ -146,7 +146,7 @@ void PrintPresets(bool json) {
   if (json) std::cout << DumpJson(Json({{"presets", list}})) << "\n";
 }
 
-Status RunConfig(const Options& options) {
+Status RunConfig(const ConfigOptions& options) {
   if (options.presets) {
     PrintPresets(options.json);
     return OkStatus();
@@ -179,7 +179,7 @@ RegisterCommand command({
     "every key of a run; a run with its defaults filled in; presets",
     "trireme config examples/quickstart.yaml --set optimizer.lr=1e-3",
     [](CommandLine& line) -> std::function<Status()> {
-      auto options = std::make_shared<Options>();
+      auto options = std::make_shared<ConfigOptions>();
       AddRunFileOptions(line, &options->run, /*is_required=*/false);
       line.Flag("--presets", options->presets, "list the named model shapes");
       AddJsonOption(line, &options->json);

@@ -208,7 +208,7 @@ Status CheckOptions(const EvalCommand& command) {
   return OkStatus();
 }
 
-Status Run(const EvalCommand& command) {
+Status RunEval(const EvalCommand& command) {
   RETURN_IF_ERROR(CheckOptions(command));
   ASSIGN_OR_RETURN(const std::vector<Task> tasks, ParseTasks(command));
   Json reports = Json::array();
@@ -224,7 +224,7 @@ Status Run(const EvalCommand& command) {
   return OkStatus();
 }
 
-std::function<Status()> SetUp(CommandLine& line) {
+std::function<Status()> SetUpEval(CommandLine& line) {
   auto command = std::make_shared<EvalCommand>();
   AddModelOptions(line, &command->model);
   line.Find("--model").Required(false);
@@ -236,13 +236,13 @@ std::function<Status()> SetUp(CommandLine& line) {
   line.Add("--limit", command->limit, "windows; 0: all");
   line.Add("--field", command->field, "of jsonl and csv texts").ShowDefault();
   AddJsonOption(line, &command->json);
-  return [command] { return Run(*command); };
+  return [command] { return RunEval(*command); };
 }
 
-const RegisterCommand kCommand({"eval", "perplexity of a model, and n-gram baselines",
-                                "trireme eval --model runs/demo --task "
-                                "perplexity=data/corpus_validation",
-                                SetUp});
+const RegisterCommand kEvalCommand({"eval", "perplexity of a model, and n-gram baselines",
+                                    "trireme eval --model runs/demo --task "
+                                    "perplexity=data/corpus_validation",
+                                    SetUpEval});
 
 }  // namespace
 }  // namespace trireme

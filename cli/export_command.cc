@@ -144,7 +144,7 @@ Status RunExport(const ExportOptions& options) {
   return OkStatus();
 }
 
-const RegisterCommand kCommand(
+const RegisterCommand kExportCommand(
     {"export", "writes a model for other programs",
      "trireme export --model runs/demo --format hf --out demo_hf", [](CommandLine& line) {
        auto options = std::make_shared<ExportOptions>();

@@ -83,7 +83,7 @@ Status CheckOptions(const GenerateCommand& command) {
   return OkStatus();
 }
 
-Status Run(GenerateCommand command) {
+Status RunGenerate(GenerateCommand command) {
   RETURN_IF_ERROR(CheckOptions(command));
   ASSIGN_OR_RETURN(const auto model, OpenModel("generate", command.model));
   ASSIGN_OR_RETURN(const auto tokenizer, OpenTokenizer(command.model, *model));
@@ -114,7 +114,7 @@ Status Run(GenerateCommand command) {
   return OkStatus();
 }
 
-std::function<Status()> SetUp(CommandLine& line) {
+std::function<Status()> SetUpGenerate(CommandLine& line) {
   auto command = std::make_shared<GenerateCommand>();
   AddModelOptions(line, &command->model);
   SamplingOptions& sampling = command->generation.sampling;
@@ -142,14 +142,15 @@ std::function<Status()> SetUp(CommandLine& line) {
   return [command, prompt, ids] {
     command->has_prompt = prompt.count() > 0;
     command->has_prompt_ids = ids.count() > 0;
-    return Run(*command);
+    return RunGenerate(*command);
   };
 }
 
-const RegisterCommand kCommand({"generate", "text after a prompt: greedy, sampled, by beams",
-                                "trireme generate --model runs/demo --prompt \"The\" "
-                                "--max-tokens 100 --temperature 0",
-                                SetUp});
+const RegisterCommand kGenerateCommand({"generate",
+                                        "text after a prompt: greedy, sampled, by beams",
+                                        "trireme generate --model runs/demo --prompt \"The\" "
+                                        "--max-tokens 100 --temperature 0",
+                                        SetUpGenerate});
 
 }  // namespace
 }  // namespace trireme

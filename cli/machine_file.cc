@@ -14,9 +14,9 @@ struct Key {
   std::function<Status(const YAML::Node&)> read;
 };
 
-class Reader {
+class MachineFileReader {
  public:
-  explicit Reader(std::string path) : path_(std::move(path)) {}
+  explicit MachineFileReader(std::string path) : path_(std::move(path)) {}
 
   Status Refuse(const YAML::Node& node, const std::string& what) const {
     const int line = node.Mark().line;
@@ -81,7 +81,7 @@ Result<MachineFile> ReadMachineFile(const std::string& path) {
   } catch (const YAML::Exception&) {
     return InvalidArgumentError(StrCat(path, ": cannot be read"));
   }
-  const Reader reader(path);
+  const MachineFileReader reader(path);
   MachineFile machine;
   double memory = 0, program = 0, f32 = 0, bf16 = 0;
   constexpr double kGiB = 1 << 30, kGiBMax = 1e9, kAny = 1e301;

@@ -13,7 +13,7 @@
 namespace trireme {
 namespace {
 
-struct Options {
+struct PackCommand {
   std::vector<std::string> text;
   std::string tokenizer;
   std::string pattern;
@@ -37,7 +37,7 @@ void PrintReport(const PackReport& report) {
               report.bytes_per_token(), report.megabytes_per_second());
 }
 
-Status Run(Options& options) {
+Status RunPack(PackCommand& options) {
   options.pack.source.document_bytes_max = options.document_mib_max << 20;
   if (options.end_of_text && *options.end_of_text < 0) {
     return InvalidArgumentError(
@@ -59,8 +59,8 @@ Status Run(Options& options) {
   return OkStatus();
 }
 
-std::function<Status()> Setup(CommandLine& line) {
-  auto options = std::make_shared<Options>();
+std::function<Status()> SetUpPack(CommandLine& line) {
+  auto options = std::make_shared<PackCommand>();
   line.Add("text", options->text,
            "Files, folders or globs of .txt .md .html .jsonl .csv .tsv; .gz .zst .bz2 .tar too")
       .Required();
@@ -76,13 +76,13 @@ std::function<Status()> Setup(CommandLine& line) {
   AddDocumentLimit(line, &options->document_mib_max);
   line.Add("--threads", options->pack.threads, "Threads (default: all cores)");
   AddJsonOption(line, &options->json);
-  return [options] { return Run(*options); };
+  return [options] { return RunPack(*options); };
 }
 
-const RegisterCommand kCommand(
+const RegisterCommand kPackCommand(
     {"pack", "Encode text into token files for training",
      "trireme pack clean.jsonl.zst --tokenizer tokenizer.json --out data/corpus --validation 0.01",
-     Setup});
+     SetUpPack});
 
 }  // namespace
 }  // namespace trireme

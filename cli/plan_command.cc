@@ -307,7 +307,7 @@ Result<Expectation> Expect(const proto::Config& config, const MachineFile& machi
   return expectation;
 }
 
-Status Run(const PlanOptions& options) {
+Status RunPlan(const PlanOptions& options) {
   ASSIGN_OR_RETURN(const auto config, LoadFilledConfig(options.file));
   PlanRequest request = PlanRequestOf(*config);
   const int64_t as_written = WorkerCount(*config);
@@ -362,7 +362,7 @@ Status Run(const PlanOptions& options) {
                                      MiB(machine.memory_bytes)));
 }
 
-std::function<Status()> SetUp(CommandLine& line) {
+std::function<Status()> SetUpPlan(CommandLine& line) {
   auto options = std::make_shared<PlanOptions>();
   AddRunFileOptions(line, &options->file, true);
   line.Add("--workers", options->workers,
@@ -384,11 +384,12 @@ std::function<Status()> SetUp(CommandLine& line) {
            "plan for the machine that this YAML describes (examples/machines/h100.yaml), "
            "with a roofline estimate of every kernel; nothing is measured here");
   AddJsonOption(line, &options->json);
-  return [options] { return Run(*options); };
+  return [options] { return RunPlan(*options); };
 }
 
-const RegisterCommand kCommand({"plan", "layout, memory, bubble, wires and time of a run",
-                                "trireme plan examples/quickstart.yaml --workers 4", SetUp});
+const RegisterCommand kPlanCommand({"plan", "layout, memory, bubble, wires and time of a run",
+                                    "trireme plan examples/quickstart.yaml --workers 4",
+                                    SetUpPlan});
 
 }  // namespace
 }  // namespace trireme

@@ -10,7 +10,7 @@
 namespace trireme {
 namespace {
 
-Status Run(const ModelOptions& options) {
+Status RunScore(const ModelOptions& options) {
   ASSIGN_OR_RETURN(const auto model, OpenModel("score", options));
   ASSIGN_OR_RETURN(const auto tokenizer, OpenTokenizer(options, *model));
   int64_t number = 0, empty_line = 0;
@@ -37,19 +37,19 @@ Status Run(const ModelOptions& options) {
   return OkStatus();
 }
 
-std::function<Status()> SetUp(CommandLine& line) {
+std::function<Status()> SetUpScore(CommandLine& line) {
   auto options = std::make_shared<ModelOptions>();
   AddModelOptions(line, options.get());
   auto json = std::make_shared<bool>(false);
   line.Flag("--json", *json, "what is printed is JSON in any case");
-  return [options, json] { return Run(*options); };
+  return [options, json] { return RunScore(*options); };
 }
 
-const RegisterCommand kCommand(
+const RegisterCommand kScoreCommand(
     {"score", "log-likelihoods of continuations: jsonl on stdin, jsonl on stdout",
      "echo '{\"context\": \"The sea\", \"continuation\": \" is\"}' | trireme score --model "
      "runs/demo",
-     SetUp});
+     SetUpScore});
 
 }  // namespace
 }  // namespace trireme

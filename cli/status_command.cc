@@ -7,26 +7,26 @@
 namespace trireme {
 namespace {
 
-struct Options {
+struct StatusOptions {
   std::string run_dir;
   int events = 10;
   bool json = false;
 };
 
-Status Run(const Options& options) {
+Status PrintStatus(const StatusOptions& options) {
   ASSIGN_OR_RETURN(const RunStatus status, ReadRunStatus(options.run_dir, options.events));
   std::cout << (options.json ? RunStatusJson(status) + "\n" : RunStatusText(status));
   return OkStatus();
 }
 
-const RegisterCommand kCommand(
+const RegisterCommand kStatusCommand(
     {"status", "show a run: its members, step, rates and last events", "trireme status runs/demo",
      [](CommandLine& line) -> std::function<Status()> {
-       const auto options = std::make_shared<Options>();
+       const auto options = std::make_shared<StatusOptions>();
        line.Add("run_dir", options->run_dir, "the run's folder (run.dir)").Required();
        line.Add("--events", options->events, "how many events to show").Range(0, 1'000'000);
        line.Flag("--json", options->json, "print one JSON object");
-       return [options] { return Run(*options); };
+       return [options] { return PrintStatus(*options); };
      }});
 
 }  // namespace

@@ -19,7 +19,7 @@
 namespace trireme {
 namespace {
 
-struct TrainCommand {
+struct TokenizerTrainOptions {
   std::vector<std::string> text;
   std::string out, type = "bpe", pattern = "cl100k", field = "text";
   std::vector<std::string> special = {"<|endoftext|>"};
@@ -28,13 +28,13 @@ struct TrainCommand {
   bool json = false;
 };
 
-struct UseCommand {
+struct TokenizerUseOptions {
   std::string tokenizer, pattern;
   std::vector<int32_t> ids;
   bool special = false, jsonl = false, json = false;
 };
 
-Result<int64_t> CountWords(const TrainCommand& options, WordCounter* counter) {
+Result<int64_t> CountWords(const TokenizerTrainOptions& options, WordCounter* counter) {
   ASSIGN_OR_RETURN(const auto source, TextSource::Open(options.text, {.field = options.field}));
   TextProgress progress("tokenizer train");
   const auto count = [&]() -> Result<int64_t> {
@@ -53,7 +53,7 @@ Result<int64_t> CountWords(const TrainCommand& options, WordCounter* counter) {
 }
 
 // Of options that are checked nowhere else.
-Status CheckTrain(const TrainCommand& options) {
+Status CheckTrain(const TokenizerTrainOptions& options) {
   if (options.min_frequency < 0) {
     return InvalidArgumentError(
         StrCat("--min-frequency ", options.min_frequency, ": expected 0 or more"));
@@ -65,7 +65,7 @@ Status CheckTrain(const TrainCommand& options) {
   return CheckPatternName(options.pattern);
 }
 
-Status RunTrain(const TrainCommand& options) {
+Status RunTokenizerTrain(const TokenizerTrainOptions& options) {
   if (options.type != "bpe") {
     return NotBuiltError(StrCat("--type ", options.type, ": not built yet (bpe is)"));
   }
@@ -135,7 +135,7 @@ void AppendIds(const std::vector<int32_t>& ids, const char* separator, std::stri
   }
 }
 
-Status RunEncode(const UseCommand& options) {
+Status RunEncode(const TokenizerUseOptions& options) {
   ASSIGN_OR_RETURN(const auto tokenizer,
                    Tokenizer::Load(options.tokenizer, {.pattern = options.pattern}));
   std::vector<int32_t> ids;
@@ -190,7 +190,7 @@ Status ParseJsonIds(const std::string& line, std::vector<int32_t>* ids) {
   return OkStatus();
 }
 
-Status RunDecode(const UseCommand& options) {
+Status RunDecode(const TokenizerUseOptions& options) {
   ASSIGN_OR_RETURN(const auto tokenizer,
                    Tokenizer::Load(options.tokenizer, {.pattern = options.pattern}));
   std::vector<int32_t> ids;
@@ -207,7 +207,7 @@ Status RunDecode(const UseCommand& options) {
   });
 }
 
-Status RunShow(const UseCommand& options) {
+Status RunShow(const TokenizerUseOptions& options) {
   ASSIGN_OR_RETURN(const auto tokenizer,
                    Tokenizer::Load(options.tokenizer, {.pattern = options.pattern}));
   const auto text_of = [&](int32_t id) { return DumpJson(Json(tokenizer->TokenBytes(id))); };
@@ -245,14 +245,14 @@ Status RunShow(const UseCommand& options) {
   return OkStatus();
 }
 
-void AddTokenizerOptions(CommandLine& line, UseCommand* options, const std::string& name) {
+void AddTokenizerOptions(CommandLine& line, TokenizerUseOptions* options, const std::string& name) {
   line.Add(name, options->tokenizer, "Tokenizer file or folder").Required();
   line.Add("--pattern", options->pattern,
            "Pre-tokenisation of a tiktoken file that carries none: gpt2, cl100k, o200k, "
            "llama3, qwen or a regular expression");
 }
 
-CommandLine SetupTrain(CommandLine& line, TrainCommand* options) {
+CommandLine SetUpTokenizerTrain(CommandLine& line, TokenizerTrainOptions* options) {
   CommandLine train = line.Subcommand("train", "Learn a vocabulary from text");
   train.Add("text", options->text, "Files, folders or globs of text, see trireme clean").Required();
   train.Add("--vocab-size", options->vocab_size,
@@ -280,10 +280,10 @@ CommandLine SetupTrain(CommandLine& line, TrainCommand* options) {
   return train;
 }
 
-std::function<Status()> Setup(CommandLine& line) {
-  auto train_options = std::make_shared<TrainCommand>();
-  auto use_options = std::make_shared<UseCommand>();
-  CommandLine train = SetupTrain(line, train_options.get());
+std::function<Status()> SetUpTokenizer(CommandLine& line) {
+  auto train_options = std::make_shared<TokenizerTrainOptions>();
+  auto use_options = std::make_shared<TokenizerUseOptions>();
+  CommandLine train = SetUpTokenizerTrain(line, train_options.get());
 
   CommandLine encode = line.Subcommand("encode", "Lines of stdin to ids");
   AddTokenizerOptions(encode, use_options.get(), "--tokenizer");
@@ -305,16 +305,17 @@ std::function<Status()> Setup(CommandLine& line) {
   show.Footer("Example:\n  trireme tokenizer show tokenizer.json");
 
   return [=]() -> Status {
-    if (train.parsed()) return RunTrain(*train_options);
+    if (train.parsed()) return RunTokenizerTrain(*train_options);
     if (encode.parsed()) return RunEncode(*use_options);
     if (decode.parsed()) return RunDecode(*use_options);
     return RunShow(*use_options);
   };
 }
 
-const RegisterCommand kCommand(
+const RegisterCommand kTokenizerCommand(
     {"tokenizer", "Train a tokenizer, or use one on stdin",
-     "trireme tokenizer train clean.jsonl.zst --vocab-size 8192 --out tokenizer.json", Setup});
+     "trireme tokenizer train clean.jsonl.zst --vocab-size 8192 --out tokenizer.json",
+     SetUpTokenizer});
 
 }  // namespace
 }  // namespace trireme

@@ -368,7 +368,7 @@ Status TrainAsWorker(CommunicatorFactory* world, Meeting* meeting) {
   _exit(ExitCode(status));
 }
 
-Status Run(const TrainCommand& command) {
+Status RunTrain(const TrainCommand& command) {
   // Before any thread starts: signals are taken by one listener.
   SignalListener::Block();
   const LaunchInfo launch = DetectLaunch();
@@ -385,15 +385,16 @@ Status Run(const TrainCommand& command) {
   return status;
 }
 
-std::function<Status()> SetUp(CommandLine& line) {
+std::function<Status()> SetUpTrain(CommandLine& line) {
   auto command = std::make_shared<TrainCommand>();
   AddRunFileOptions(line, &command->file, true);
   line.Flag("--fresh", command->fresh, "refuse a run.dir that is not empty");
-  return [command] { return Run(*command); };
+  return [command] { return RunTrain(*command); };
 }
 
-const RegisterCommand kCommand({"train", "train a model: under mpirun, or in one process",
-                                "mpirun -n 5 trireme train examples/quickstart.yaml", SetUp});
+const RegisterCommand kTrainCommand({"train", "train a model: under mpirun, or in one process",
+                                     "mpirun -n 5 trireme train examples/quickstart.yaml",
+                                     SetUpTrain});
 
 }  // namespace
 }  // namespace trireme

@@ -44,6 +44,12 @@ set(TRIREME_COMMON_HEADERS
     <span> <sstream> <string> <string_view> <thread> <unordered_map> <utility> <variant> <vector>
     <glog/logging.h> <google/protobuf/message.h> <nlohmann/json.hpp>)
 
+# Several files at once in each compiler: what they read and instantiate in common costs once. An
+# anonymous namespace is then one of all of them, so their names differ within a folder.
+# -DCMAKE_UNITY_BUILD=OFF compiles file by file, which is quicker after a change.
+set(CMAKE_UNITY_BUILD ON CACHE BOOL "Compile several files at once")
+set(CMAKE_UNITY_BUILD_BATCH_SIZE 16)
+
 # trireme_precompiled(NAME [HEADERS header...] [DEPS target...]): the common headers and these.
 function(trireme_precompiled name)
   cmake_parse_arguments(ARG "" "" "HEADERS;DEPS" ${ARGN})
@@ -72,7 +78,9 @@ function(trireme_library name)
   endif()
   add_library(${name} STATIC ${sources})
   target_link_libraries(${name} PUBLIC ${ARG_DEPS})
-  if(NOT ARG_NO_PRECOMPILED)
+  if(ARG_NO_PRECOMPILED)
+    set_target_properties(${name} PROPERTIES UNITY_BUILD OFF)
+  else()
     target_precompile_headers(${name} REUSE_FROM trireme_headers)
   endif()
 endfunction()

@@ -42,7 +42,7 @@ struct Tick {};
 struct StopRequested {
   std::string reason;
 };
-// What became of CommitManifest or DeleteCheckpoint. A commit is done when the manifest is in place
+// What became of CommitManifest or RemoveCheckpoint. A commit is done when the manifest is in place
 // and the checkpoint has been verified.
 struct StorageResult {
   enum class Operation { kCommit, kDelete };
@@ -135,7 +135,7 @@ struct CommitManifest {
   int64_t step;
   std::vector<std::pair<int, std::string>> parts;  // place, ChunkReport.manifest_part
 };
-struct DeleteCheckpoint {
+struct RemoveCheckpoint {
   int64_t step;
 };
 // The state machine is done; nothing comes after it.
@@ -144,7 +144,7 @@ struct EndRun {
 };
 
 using Effect = std::variant<SendTo, CloseWorker, WriteEvent, WriteMetrics, WriteJournal,
-                            CommitManifest, DeleteCheckpoint, EndRun>;
+                            CommitManifest, RemoveCheckpoint, EndRun>;
 using Effects = std::vector<Effect>;
 
 // ---- what a run is, to the coordinator ----

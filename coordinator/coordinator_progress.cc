@@ -168,7 +168,7 @@ void CoordinatorState::FinishCheckpoint(int64_t step, const std::string& error) 
   if (error.empty()) {
     EmitEvent("checkpoint_saved", step, "all chunks written, manifest in place and verified");
     Emit(WriteJournal{{"checkpoint", options_.generation, step, "verified"}});
-    for (const int64_t old : checkpoints_.Saved(step)) Emit(DeleteCheckpoint{old});
+    for (const int64_t old : checkpoints_.Saved(step)) Emit(RemoveCheckpoint{old});
   } else {
     EmitEvent("checkpoint_failed", step, error);
     checkpoints_.Failed(step, error);

@@ -255,7 +255,7 @@ class CoordinatorServer::Impl {
     });
   }
 
-  void Do(const DeleteCheckpoint& effect) {
+  void Do(const RemoveCheckpoint& effect) {
     storage_.Run([this, effect] {
       Status status;
       if (options_.storage.delete_checkpoint)

@@ -13,8 +13,6 @@
 namespace trireme {
 namespace {
 
-constexpr int64_t kBlockBytes = 8 << 20;
-
 Status CopyObject(const ObjectStore& from, const std::string& key, ObjectStore& to) {
   ASSIGN_OR_RETURN(const int64_t size, from.Size(key));
   ASSIGN_OR_RETURN(const auto writer, to.Create(key));

@@ -12,8 +12,6 @@
 namespace trireme {
 namespace {
 
-constexpr int64_t kBlockBytes = 8 << 20;
-
 // Feeds the bytes [begin, end) of an object to `sink`, in blocks.
 template <typename Sink>
 Status ReadBlocks(const ObjectStore& store, const std::string& key, int64_t begin, int64_t end,

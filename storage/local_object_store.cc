@@ -19,7 +19,7 @@
 namespace trireme {
 namespace {
 
-Status SystemError(std::string_view what, const std::string& path, int error) {
+Status ReadError(std::string_view what, const std::string& path, int error) {
   const std::string text = StrCat(path, ": ", what, ": ", std::strerror(error));
   return error == ENOENT || error == ENOTDIR ? NotFoundError(StrCat(path, ": does not exist"))
                                              : StorageError(text);
@@ -140,13 +140,13 @@ class LocalStore final : public ObjectStore {
     RETURN_IF_ERROR(CheckObjectKey(key));
     const std::string path = Describe(key);
     const File file(path, O_RDONLY);
-    if (file.fd() < 0) return SystemError("cannot be opened", path, errno);
+    if (file.fd() < 0) return ReadError("cannot be opened", path, errno);
     size_t done = 0;
     while (done < out.size()) {
       const ssize_t got = ::pread(file.fd(), out.data() + done, out.size() - done,
                                   offset + static_cast<int64_t>(done));
       if (got < 0 && errno == EINTR) continue;
-      if (got < 0) return SystemError("cannot be read", path, errno);
+      if (got < 0) return ReadError("cannot be read", path, errno);
       if (got == 0) {
         return DataLossError(StrCat(path, ": ends at byte ", offset + static_cast<int64_t>(done),
                                     ", expected at least ",
@@ -161,7 +161,7 @@ class LocalStore final : public ObjectStore {
     RETURN_IF_ERROR(CheckObjectKey(key));
     const std::string path = Describe(key);
     struct stat info;
-    if (::stat(path.c_str(), &info) != 0) return SystemError("cannot be opened", path, errno);
+    if (::stat(path.c_str(), &info) != 0) return ReadError("cannot be opened", path, errno);
     if (!S_ISREG(info.st_mode)) return NotFoundError(StrCat(path, ": is not a file"));
     return static_cast<int64_t>(info.st_size);
   }

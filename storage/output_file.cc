@@ -13,7 +13,7 @@ namespace {
 
 constexpr size_t kBufferBytes = 1 << 20;
 
-Status SystemError(std::string_view what, const std::string& path, int error) {
+Status WriteError(std::string_view what, const std::string& path, int error) {
   return StorageError(StrCat(path, ": ", what, ": ", std::strerror(error)));
 }
 
@@ -33,7 +33,7 @@ Result<std::unique_ptr<OutputFile>> OutputFile::Create(const std::string& path) 
       StrCat(".", target.filename().string(), ".partial-", ::getpid(), "-", serial.fetch_add(1));
   const std::string temporary = (target.parent_path() / name).string();
   const int fd = ::open(temporary.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0666);
-  if (fd < 0) return SystemError("cannot be created", path, errno);
+  if (fd < 0) return WriteError("cannot be created", path, errno);
   return std::unique_ptr<OutputFile>(new OutputFile(path, temporary, fd));
 }
 
@@ -51,7 +51,7 @@ Status OutputFile::WriteFully(const char* data, size_t size) {
     const ssize_t written = ::write(fd_, data, size);
     if (written < 0) {
       if (errno == EINTR) continue;
-      return SystemError("cannot be written", path_, errno);
+      return WriteError("cannot be written", path_, errno);
     }
     data += written;
     size -= static_cast<size_t>(written);
@@ -84,8 +84,8 @@ Status OutputFile::Flush() {
 
 Status OutputFile::Truncate(int64_t bytes) {
   RETURN_IF_ERROR(Flush());
-  if (::ftruncate(fd_, bytes) != 0) return SystemError("cannot be cut", path_, errno);
-  if (::lseek(fd_, bytes, SEEK_SET) < 0) return SystemError("cannot be cut", path_, errno);
+  if (::ftruncate(fd_, bytes) != 0) return WriteError("cannot be cut", path_, errno);
+  if (::lseek(fd_, bytes, SEEK_SET) < 0) return WriteError("cannot be cut", path_, errno);
   bytes_written_ = bytes;
   return OkStatus();
 }
@@ -97,13 +97,13 @@ Status OutputFile::CommitAs(const std::string& path) {
 
 Status OutputFile::Commit() {
   RETURN_IF_ERROR(Flush());
-  if (::fsync(fd_) != 0) return SystemError("cannot be written", path_, errno);
+  if (::fsync(fd_) != 0) return WriteError("cannot be written", path_, errno);
   if (::rename(temporary_path_.c_str(), path_.c_str()) != 0) {
-    return SystemError("cannot be put in place", path_, errno);
+    return WriteError("cannot be put in place", path_, errno);
   }
   const int closed = ::close(fd_);
   fd_ = -1;
-  if (closed != 0) return SystemError("cannot be closed", path_, errno);
+  if (closed != 0) return WriteError("cannot be closed", path_, errno);
   return OkStatus();
 }
 

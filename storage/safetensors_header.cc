@@ -1,14 +1,12 @@
 #include <algorithm>
 #include <array>
-#include <nlohmann/json.hpp>
 #include <set>
 
+#include "cluster/base/json.h"
 #include "storage/safetensors.h"
 
 namespace trireme {
 namespace {
-
-using Json = nlohmann::json;
 
 struct KnownDType {
   std::string_view name;
@@ -36,19 +34,19 @@ std::string Quote(std::string_view name) {
 }
 
 // JSON with its duplicate keys noticed; nlohmann keeps the last one silently.
-Status ParseStrict(std::string_view text, const std::string& place, Json* json) {
+Status ParseStrict(std::string_view text, const std::string& place, SortedJson* json) {
   std::vector<std::set<std::string>> keys;
   std::string duplicate;
   bool found_duplicate = false, too_deep = false;
-  const auto callback = [&](int depth, Json::parse_event_t event, Json& parsed) {
+  const auto callback = [&](int depth, SortedJson::parse_event_t event, SortedJson& parsed) {
     // A header is an object of objects of arrays; deeper nesting is refused before it can cost
     // memory.
     if (depth > 4) too_deep = true;
-    if (event == Json::parse_event_t::object_start) {
+    if (event == SortedJson::parse_event_t::object_start) {
       keys.emplace_back();
-    } else if (event == Json::parse_event_t::object_end) {
+    } else if (event == SortedJson::parse_event_t::object_end) {
       if (!keys.empty()) keys.pop_back();
-    } else if (event == Json::parse_event_t::key && !keys.empty()) {
+    } else if (event == SortedJson::parse_event_t::key && !keys.empty()) {
       const std::string& key = parsed.get_ref<const std::string&>();
       if (!keys.back().insert(key).second && !found_duplicate) {
         duplicate = key;
@@ -57,7 +55,7 @@ Status ParseStrict(std::string_view text, const std::string& place, Json* json) 
     }
     return !too_deep;
   };
-  *json = Json::parse(text.begin(), text.end(), callback, /*allow_exceptions=*/false);
+  *json = SortedJson::parse(text.begin(), text.end(), callback, /*allow_exceptions=*/false);
   if (too_deep) return DataLossError(StrCat(place, ": header: nested too deep"));
   if (json->is_discarded()) return DataLossError(StrCat(place, ": header is not valid JSON"));
   if (!json->is_object()) return DataLossError(StrCat(place, ": header is not a JSON object"));
@@ -68,9 +66,9 @@ Status ParseStrict(std::string_view text, const std::string& place, Json* json) 
 }
 
 // A JSON array of unsigned numbers below 2^63.
-bool ReadNumbers(const Json& json, std::vector<int64_t>* numbers) {
+bool ReadNumbers(const SortedJson& json, std::vector<int64_t>* numbers) {
   if (!json.is_array()) return false;
-  for (const Json& item : json) {
+  for (const SortedJson& item : json) {
     if (!item.is_number_unsigned()) return false;
     const uint64_t number = item.get<uint64_t>();
     if (number > static_cast<uint64_t>(INT64_MAX)) return false;
@@ -79,7 +77,7 @@ bool ReadNumbers(const Json& json, std::vector<int64_t>* numbers) {
   return true;
 }
 
-Status ParseTensor(const std::string& name, const Json& json, const std::string& place,
+Status ParseTensor(const std::string& name, const SortedJson& json, const std::string& place,
                    SafetensorsTensor* tensor) {
   const auto fail = [&](const auto&... what) {
     return DataLossError(StrCat(place, ": tensor ", Quote(name), ": ", what...));
@@ -149,7 +147,7 @@ Result<SafetensorsHeader> ParseSafetensorsHeader(std::string_view text, int64_t 
                                                  const std::string& place) {
   SafetensorsHeader header;
   header.data_offset = static_cast<int64_t>(text.size()) + 8;
-  Json json;
+  SortedJson json;
   RETURN_IF_ERROR(ParseStrict(text, place, &json));
   for (const auto& [name, value] : json.items()) {
     if (name != "__metadata__") {

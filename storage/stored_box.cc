@@ -8,8 +8,6 @@
 namespace trireme {
 namespace {
 
-constexpr int64_t kBlockBytes = 8 << 20;
-
 // Elements of one row: all dims but the first.
 int64_t RowElements(const Box& box) {
   int64_t count = 1;

@@ -12,19 +12,19 @@ constexpr int32_t kGatherSlot = 1 << 20;        // beyond any number of partials
 constexpr int64_t kAddBytesMax = 256 << 10;     // a turn's additions: others wait for the lock
 constexpr int64_t kScratchKeptMax = 256 << 20;  // idle scratch
 
-struct ScratchPool {
+struct HostScratch {
   std::mutex mutex;
   std::multimap<int64_t, std::byte*> idle;
   int64_t idle_bytes = 0;
 };
 
-ScratchPool& Pool() {
-  static auto* pool = new ScratchPool;
+HostScratch& Pool() {
+  static auto* pool = new HostScratch;
   return *pool;
 }
 
 void GiveBack(std::byte* slab, int64_t bytes) {
-  ScratchPool& pool = Pool();
+  HostScratch& pool = Pool();
   {
     std::lock_guard<std::mutex> lock(pool.mutex);
     if (pool.idle_bytes + bytes <= kScratchKeptMax) {
@@ -45,7 +45,7 @@ void SetLimit(MessageTransport& transport, Transfer* transfer, int64_t limit) {
 }  // namespace
 
 std::shared_ptr<std::byte[]> TakeScratch(int64_t bytes) {
-  ScratchPool& pool = Pool();
+  HostScratch& pool = Pool();
   constexpr int64_t kUnit = 16 << 10;
   bytes = (bytes + kUnit - 1) / kUnit * kUnit;
   std::byte* slab = nullptr;

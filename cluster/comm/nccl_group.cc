@@ -9,11 +9,6 @@ namespace {
 // A collective that takes longer is talked about.
 constexpr Micros kNoticeAfter = 10'000;
 
-template <typename T>
-BufferRef BytesOf(T* object) {
-  return {object, sizeof(T), DType::kU8};
-}
-
 }  // namespace
 
 NcclGroup::NcclGroup(const nccl::Api* api, std::shared_ptr<NcclReaper> reaper,

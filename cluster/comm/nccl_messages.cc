@@ -3,15 +3,6 @@
 #include <algorithm>
 
 namespace trireme {
-namespace {
-
-template <typename T>
-BufferRef BytesOf(T* object) {
-  return {object, sizeof(T), DType::kU8};
-}
-
-}  // namespace
-
 NcclMessages::NcclMessages(const nccl::Api* api, std::shared_ptr<NcclReaper> reaper,
                            std::shared_ptr<CommGroup> group, Communicator* payload,
                            Communicator* control, std::shared_ptr<HostStage> stage)

@@ -29,6 +29,12 @@ inline constexpr int kGoTag = -1;
 inline constexpr int kIdTag = -2;
 inline constexpr int kNoticeTag = -3;
 
+// A plain object as what travels.
+template <typename T>
+BufferRef BytesOf(T* object) {
+  return {object, sizeof(T), DType::kU8};
+}
+
 class NcclMessages {
  public:
   // `payload` carries small messages, `control` all that is about messages. Used under the engine's

@@ -70,7 +70,9 @@ NicDistance Between(const std::string& nic, const Place& gpu, const Place& card,
   return {nic, text, 3};
 }
 
-std::vector<std::string> NamesIn(const fs::path& folder) {
+}  // namespace
+
+std::vector<std::string> NamesIn(const std::string& folder) {
   std::vector<std::string> names;
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(folder, error)) {
@@ -79,8 +81,6 @@ std::vector<std::string> NamesIn(const fs::path& folder) {
   std::sort(names.begin(), names.end());
   return names;
 }
-
-}  // namespace
 
 std::string SysfsPciId(std::string_view id) {
   std::string text(id);

@@ -32,6 +32,8 @@ struct GpuClocks {
 std::vector<GpuClocks> ParseGpuClocks(std::string_view text);
 // Of this machine; empty without nvidia-smi.
 std::vector<GpuClocks> ReadGpuClocks();
+// What a folder holds, sorted; nothing where there is none.
+std::vector<std::string> NamesIn(const std::string& folder);
 // "0000:1b:00.0" for "00000000:1B:00.0": sysfs' form.
 std::string SysfsPciId(std::string_view id);
 

@@ -19,6 +19,8 @@
 #include <iterator>
 #include <sstream>
 
+#include "cluster/launch/device_topology.h"
+
 namespace trireme {
 namespace {
 
@@ -200,16 +202,6 @@ std::vector<NetworkInterface> ReadNetworks() {
   }
   freeifaddrs(list);
   return networks;
-}
-
-std::vector<std::string> NamesIn(const std::string& folder) {
-  std::vector<std::string> names;
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
-    names.push_back(entry.path().filename());
-  }
-  std::sort(names.begin(), names.end());
-  return names;
 }
 
 int64_t Limit(int resource) {

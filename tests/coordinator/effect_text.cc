@@ -56,7 +56,7 @@ struct Line {
     for (const auto& [place, part] : effect.parts) line += StrCat(" ", place, "=", part);
     return line;
   }
-  std::string operator()(const DeleteCheckpoint& effect) const {
+  std::string operator()(const RemoveCheckpoint& effect) const {
     return StrCat("delete_checkpoint ", effect.step);
   }
   std::string operator()(const EndRun& effect) const {

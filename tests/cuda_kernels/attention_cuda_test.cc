@@ -9,17 +9,19 @@
 namespace trireme {
 namespace {
 
-struct Case {
+struct AttentionCase {
   int64_t batch, length, query_heads, key_heads, head_dim;
   DType dtype;
   bool documents;
   int64_t padding;  // elements behind each row
 };
 
-int64_t Width(const Case& c) { return (c.query_heads + 2 * c.key_heads) * c.head_dim + c.padding; }
+int64_t Width(const AttentionCase& c) {
+  return (c.query_heads + 2 * c.key_heads) * c.head_dim + c.padding;
+}
 
 // Heads of a matrix [B T, stride] from a column on.
-Heads Columns(const Tensor& x, const Case& c, int64_t first_head, int64_t heads) {
+Heads Columns(const Tensor& x, const AttentionCase& c, int64_t first_head, int64_t heads) {
   return {x.bytes_data() + first_head * c.head_dim * ByteSize(x.dtype()),
           x.dtype(),
           c.batch,
@@ -29,13 +31,15 @@ Heads Columns(const Tensor& x, const Case& c, int64_t first_head, int64_t heads)
           x.dim(1)};
 }
 // q, k, v side by side, as the model keeps them.
-Heads Queries(const Tensor& x, const Case& c) { return Columns(x, c, 0, c.query_heads); }
-Heads Keys(const Tensor& x, const Case& c) { return Columns(x, c, c.query_heads, c.key_heads); }
-Heads Values(const Tensor& x, const Case& c) {
+Heads Queries(const Tensor& x, const AttentionCase& c) { return Columns(x, c, 0, c.query_heads); }
+Heads Keys(const Tensor& x, const AttentionCase& c) {
+  return Columns(x, c, c.query_heads, c.key_heads);
+}
+Heads Values(const Tensor& x, const AttentionCase& c) {
   return Columns(x, c, c.query_heads + c.key_heads, c.key_heads);
 }
 
-Owned DocumentStarts(const Case& c) {
+Owned DocumentStarts(const AttentionCase& c) {
   Owned starts(DType::kI32, {c.batch, c.length});
   for (int64_t b = 0; b < c.batch; ++b) {
     int64_t start = 0;
@@ -53,13 +57,13 @@ Owned InFloat(const Owned& x) {
   return result;
 }
 
-float ScaleOf(const Case& c) { return 1.7f / std::sqrt(static_cast<float>(c.head_dim)); }
+float ScaleOf(const AttentionCase& c) { return 1.7f / std::sqrt(static_cast<float>(c.head_dim)); }
 
 struct Forward {
   Owned out, log_sum_exp;
 };
 
-Forward RunForward(Stream& stream, const Case& c, const Owned& fused_in) {
+Forward RunForward(Stream& stream, const AttentionCase& c, const Owned& fused_in) {
   const DType dtype = fused_in.view().dtype();
   const OnGpu fused(stream, fused_in), starts(stream, DocumentStarts(c)),
       out(stream, dtype, {c.batch * c.length, c.query_heads * c.head_dim}),
@@ -71,8 +75,8 @@ Forward RunForward(Stream& stream, const Case& c, const Owned& fused_in) {
 }
 
 // The gradient in the fused layout; zeros in the padding.
-Owned RunBackward(Stream& stream, const Case& c, const Owned& fused_in, const Owned& dout_in,
-                  const Forward& forward) {
+Owned RunBackward(Stream& stream, const AttentionCase& c, const Owned& fused_in,
+                  const Owned& dout_in, const Forward& forward) {
   const OnGpu fused(stream, fused_in), starts(stream, DocumentStarts(c)), dout(stream, dout_in),
       out(stream, forward.out), saved(stream, forward.log_sum_exp),
       gradient(stream, fused_in.view().dtype(), fused_in.view().shape());
@@ -90,7 +94,7 @@ struct RoundingBounds {
   std::vector<double> out, gradient;  // in the layout of `out`, and of the fused gradient
 };
 
-RoundingBounds BoundsOf(const Case& c, const Owned& fused, const Owned& dout,
+RoundingBounds BoundsOf(const AttentionCase& c, const Owned& fused, const Owned& dout,
                         const Forward& forward) {
   constexpr double kUnit = 1.0 / 256;
   const int64_t width = Width(c), d = c.head_dim, out_width = c.query_heads * d;
@@ -144,7 +148,7 @@ void ExpectWithin(const Owned& actual, const Owned& expected, const std::vector<
 }
 
 // Whether a library's kernel takes the case's forward pass.
-bool IsFused(Stream& gpu, const Case& c, const Owned& fused_in) {
+bool IsFused(Stream& gpu, const AttentionCase& c, const Owned& fused_in) {
   const OnGpu fused(gpu, fused_in), starts(gpu, DocumentStarts(c)),
       out(gpu, c.dtype, {c.batch * c.length, c.query_heads * c.head_dim}),
       saved(gpu, DType::kF32, {c.batch, c.query_heads, c.length});
@@ -155,11 +159,11 @@ bool IsFused(Stream& gpu, const Case& c, const Owned& fused_in) {
   return is_fused;
 }
 
-class CudaAttentionTest : public testing::TestWithParam<Case> {};
+class CudaAttentionTest : public testing::TestWithParam<AttentionCase> {};
 
 // The CPU runs in f32 on the same values, so that bf16 differs by what the GPU rounds alone.
 TEST_P(CudaAttentionTest, ForwardAndBackwardEqualTheCpu) {
-  const Case c = GetParam();
+  const AttentionCase c = GetParam();
   const Owned fused = Owned::Random(c.dtype, {c.batch * c.length, Width(c)}, 1);
   const Owned dout = Owned::Random(c.dtype, {c.batch * c.length, c.query_heads * c.head_dim}, 2);
   Stream cpu(1), gpu(Gpu{});
@@ -179,20 +183,26 @@ TEST_P(CudaAttentionTest, ForwardAndBackwardEqualTheCpu) {
 }
 
 constexpr DType kF32 = DType::kF32, kBF16 = DType::kBF16;
-INSTANTIATE_TEST_SUITE_P(
-    All, CudaAttentionTest,
-    testing::Values(Case{1, 1, 1, 1, 16, kF32, false, 0}, Case{2, 17, 2, 1, 8, kF32, false, 3},
-                    Case{1, 70, 2, 2, 20, kF32, false, 0}, Case{2, 100, 4, 2, 16, kF32, true, 4},
-                    Case{1, 130, 3, 1, 64, kF32, true, 0}, Case{1, 40, 2, 1, 128, kF32, false, 0},
-                    Case{1, 66, 1, 1, 13, kF32, true, 1}, Case{1, 33, 1, 1, 96, kF32, true, 1},
-                    Case{1, 20, 2, 1, 256, kF32, false, 0}, Case{1, 70, 5, 1, 8, kBF16, true, 0},
-                    Case{2, 100, 4, 2, 16, kBF16, true, 3}, Case{1, 130, 2, 1, 64, kBF16, false, 0},
-                    Case{1, 40, 2, 1, 128, kBF16, true, 8}, Case{1, 35, 2, 2, 20, kBF16, false, 0},
-                    Case{1, 20, 1, 1, 192, kBF16, true, 0}));
+INSTANTIATE_TEST_SUITE_P(All, CudaAttentionTest,
+                         testing::Values(AttentionCase{1, 1, 1, 1, 16, kF32, false, 0},
+                                         AttentionCase{2, 17, 2, 1, 8, kF32, false, 3},
+                                         AttentionCase{1, 70, 2, 2, 20, kF32, false, 0},
+                                         AttentionCase{2, 100, 4, 2, 16, kF32, true, 4},
+                                         AttentionCase{1, 130, 3, 1, 64, kF32, true, 0},
+                                         AttentionCase{1, 40, 2, 1, 128, kF32, false, 0},
+                                         AttentionCase{1, 66, 1, 1, 13, kF32, true, 1},
+                                         AttentionCase{1, 33, 1, 1, 96, kF32, true, 1},
+                                         AttentionCase{1, 20, 2, 1, 256, kF32, false, 0},
+                                         AttentionCase{1, 70, 5, 1, 8, kBF16, true, 0},
+                                         AttentionCase{2, 100, 4, 2, 16, kBF16, true, 3},
+                                         AttentionCase{1, 130, 2, 1, 64, kBF16, false, 0},
+                                         AttentionCase{1, 40, 2, 1, 128, kBF16, true, 8},
+                                         AttentionCase{1, 35, 2, 2, 20, kBF16, false, 0},
+                                         AttentionCase{1, 20, 1, 1, 192, kBF16, true, 0}));
 
 TEST(CudaAttentionTest, BitsOfASequenceDoNotDependOnItsCompany) {
-  const Case both = {2, 70, 2, 1, 16, DType::kF32, false, 0};
-  Case one = both;
+  const AttentionCase both = {2, 70, 2, 1, 16, DType::kF32, false, 0};
+  AttentionCase one = both;
   one.batch = 1;
   const Owned fused = Owned::Random(DType::kF32, {140, Width(both)}, 1);
   Owned second(DType::kF32, {70, Width(both)});
@@ -205,7 +215,7 @@ TEST(CudaAttentionTest, BitsOfASequenceDoNotDependOnItsCompany) {
 }
 
 TEST(CudaAttentionTest, KeysOfTheFutureAndOfOtherDocumentsAreNeverRead) {
-  const Case c = {1, 150, 2, 1, 16, DType::kF32, true, 0};
+  const AttentionCase c = {1, 150, 2, 1, 16, DType::kF32, true, 0};
   Owned fused = Owned::Random(DType::kF32, {c.length, Width(c)}, 1);
   Stream gpu(Gpu{});
   const Forward before = RunForward(gpu, c, fused);
@@ -223,7 +233,7 @@ TEST(CudaAttentionTest, KeysOfTheFutureAndOfOtherDocumentsAreNeverRead) {
 }
 
 TEST(CudaAttentionDeathTest, HeadDimsWithoutAKernelAreToldByName) {
-  const Case c = {1, 4, 1, 1, 264, DType::kF32, false, 0};
+  const AttentionCase c = {1, 4, 1, 1, 264, DType::kF32, false, 0};
   const Owned fused = Owned::Random(c.dtype, {c.length, Width(c)}, 1);
   EXPECT_DEATH(
       {
@@ -239,7 +249,7 @@ class CudaAttentionDecodeTest
 
 TEST_P(CudaAttentionDecodeTest, EqualsTheCpuAndReadsNothingBehindTheFilledPart) {
   const auto [head_dim, queries, capacity, dtype] = GetParam();
-  const Case c = {2, capacity, 6, 2, head_dim, dtype, false, 0};
+  const AttentionCase c = {2, capacity, 6, 2, head_dim, dtype, false, 0};
   const int64_t filled[] = {queries, capacity - 9};
   Owned cache = Owned::Random(dtype, {2 * capacity, Width(c)}, 1), lengths(DType::kI32, {2});
   const Owned q = Owned::Random(dtype, {2 * queries, 6 * head_dim}, 2);

@@ -10,11 +10,12 @@
 namespace trireme {
 namespace {
 
-constexpr int64_t kRows = 7;
+constexpr int64_t kLogitRows = 7;
 
 Owned Labels(int64_t vocabulary) {
-  Owned labels(DType::kI32, {kRows});
-  for (int64_t n = 0; n < kRows; ++n) labels.Set(n, n % 5 == 2 ? kNoLabel : (n * 31) % vocabulary);
+  Owned labels(DType::kI32, {kLogitRows});
+  for (int64_t n = 0; n < kLogitRows; ++n)
+    labels.Set(n, n % 5 == 2 ? kNoLabel : (n * 31) % vocabulary);
   return labels;
 }
 
@@ -44,7 +45,8 @@ class CudaCrossEntropyTest : public testing::TestWithParam<int64_t> {};
 
 TEST_P(CudaCrossEntropyTest, EqualsTheCpu) {
   const int64_t width = GetParam();
-  const Owned logits = Owned::Random(DType::kF32, {kRows, width}, 1, 8.0), labels = Labels(width);
+  const Owned logits = Owned::Random(DType::kF32, {kLogitRows, width}, 1, 8.0),
+              labels = Labels(width);
   Stream cpu(1), gpu(Gpu{});
   // The second time as a part of a vocabulary: some labels are elsewhere.
   for (const int64_t first_row : {int64_t{0}, width / 3}) {
@@ -70,8 +72,8 @@ void ExpectGpuIsCpuOnPaddedRows(int64_t width,
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (const int64_t padding : {0, 8, 61}) {
       const int64_t stride = (width + padding + 7) / 8 * 8;
-      Owned logits = Owned::Random(dtype, {kRows, stride}, 1, 8.0);
-      for (int64_t n = 0; n < kRows; ++n) {
+      Owned logits = Owned::Random(dtype, {kLogitRows, stride}, 1, 8.0);
+      for (int64_t n = 0; n < kLogitRows; ++n) {
         for (int64_t v = width; v < stride; ++v) logits.Set(n * stride + v, NAN);
       }
       std::vector<Owned> operands = {logits, Labels(width)};
@@ -86,13 +88,13 @@ TEST_P(CudaCrossEntropyTest, InPlaceEqualsTheCpu) {
   ExpectGpuIsCpuOnPaddedRows(
       width,
       [&](Stream& s, const Tensors& t) { CrossEntropyInPlace(s, t[0], width, t[1], 0.37f, t[2]); },
-      {Owned(DType::kF32, {kRows})});
+      {Owned(DType::kF32, {kLogitRows})});
 }
 
 // What ranks with a part of the vocabulary do.
 TEST_P(CudaCrossEntropyTest, StepsOnPaddedRowsEqualTheCpu) {
   const int64_t width = GetParam();
-  const Owned row(DType::kF32, {kRows});
+  const Owned row(DType::kF32, {kLogitRows});
   ExpectGpuIsCpuOnPaddedRows(width,
                              [&](Stream& s, const Tensors& t) {
                                SoftmaxStatistics(s, t[0], width, t[1], width / 3, t[2], t[3], t[4]);
@@ -108,7 +110,7 @@ INSTANTIATE_TEST_SUITE_P(All, CudaCrossEntropyTest,
 TEST(CudaCrossEntropyTest, ExtremeLogitsAreThoseOfTheCpu) {
   constexpr int64_t kWidth = 5000;
   Stream cpu(1), gpu(Gpu{});
-  Owned logits = Owned::Random(DType::kF32, {kRows, kWidth}, 1), labels = Labels(kWidth);
+  Owned logits = Owned::Random(DType::kF32, {kLogitRows, kWidth}, 1), labels = Labels(kWidth);
   for (int64_t v = 0; v < kWidth; ++v) logits.Set(v, v == 4321 ? 2.0 : -INFINITY);  // one is left
   logits.Set(kWidth + 77, 3e38);
   logits.Set(3 * kWidth + 4999, NAN);

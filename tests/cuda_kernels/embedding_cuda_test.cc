@@ -4,7 +4,7 @@
 namespace trireme {
 namespace {
 
-constexpr int64_t kRows = 11, kFirst = 5;
+constexpr int64_t kTableRows = 11, kFirst = 5;
 
 // Some outside of this part's rows, some rare, one in every other place.
 Owned Ids(int64_t tokens, int64_t limit) {
@@ -30,7 +30,7 @@ TEST_P(EmbeddingCudaTest, Forward) {
   const int64_t tokens = 77;
   ExpectGpuIsCpuExactly(
       [](Stream& s, const Tensors& t) { EmbeddingForward(s, t[0], t[1], kFirst, t[2]); },
-      {Ids(tokens, 24), Owned::Random(table_type, {kRows, hidden}, 1),
+      {Ids(tokens, 24), Owned::Random(table_type, {kTableRows, hidden}, 1),
        Owned::Random(y_type, {tokens, hidden}, 2)});
 }
 
@@ -44,7 +44,7 @@ TEST_P(EmbeddingCudaTest, BackwardAddsInTokenOrder) {
             EmbeddingBackward(s, t[0], t[1], kFirst, t[2], accumulate);
           },
           {Ids(tokens, 24), Owned::Random(y_type, {tokens, hidden}, 1),
-           Owned::Random(DType::kF32, {kRows, hidden}, 2)});
+           Owned::Random(DType::kF32, {kTableRows, hidden}, 2)});
     }
   }
 }
@@ -107,7 +107,7 @@ TEST_P(EmbeddingCudaTest, PositionsAreAddedToWhatIsThere) {
   const int64_t tokens = 77;
   ExpectGpuIsCpuExactly(
       [](Stream& s, const Tensors& t) { PositionEmbeddingForward(s, t[0], t[1], t[2]); },
-      {Ids(tokens, kRows), Owned::Random(table_type, {kRows, hidden}, 1),
+      {Ids(tokens, kTableRows), Owned::Random(table_type, {kTableRows, hidden}, 1),
        Owned::Random(y_type, {tokens, hidden}, 2)});
 }
 

@@ -4,16 +4,16 @@
 namespace trireme {
 namespace {
 
-struct Case {
+struct CacheCase {
   int64_t length, heads, head_dim, row, offset;  // heads begin at `offset` of a fused row
 };
 
-class KeyValueCacheCudaTest : public testing::TestWithParam<std::tuple<DType, Case>> {};
+class KeyValueCacheCudaTest : public testing::TestWithParam<std::tuple<DType, CacheCase>> {};
 INSTANTIATE_TEST_SUITE_P(
     All, KeyValueCacheCudaTest,
     testing::Combine(testing::Values(DType::kF32, DType::kBF16),
-                     testing::Values(Case{1, 2, 64, 256, 128}, Case{5, 2, 64, 256, 0},
-                                     Case{3, 1, 13, 40, 13}, Case{7, 3, 8, 25, 1})));
+                     testing::Values(CacheCase{1, 2, 64, 256, 128}, CacheCase{5, 2, 64, 256, 0},
+                                     CacheCase{3, 1, 13, 40, 13}, CacheCase{7, 3, 8, 25, 1})));
 
 TEST_P(KeyValueCacheCudaTest, WritesTheNewTokensAndNothingElse) {
   const auto& [dtype, c] = GetParam();

@@ -6,23 +6,23 @@ namespace {
 
 constexpr float kEps = 1e-5f;
 
-struct Case {
+struct NormCase {
   int64_t rows, width;
   // Of x, residual, x_out (and dx), y (and dy). One type: the form with rows in registers.
   DType x, residual, x_out, y;
   bool layer, has_residual;
 };
 
-std::string Name(const testing::TestParamInfo<Case>& info) {
-  const Case& c = info.param;
+std::string Name(const testing::TestParamInfo<NormCase>& info) {
+  const NormCase& c = info.param;
   const bool mixed = c.x != c.y || c.x != c.residual;
   return StrCat(c.layer ? "Layer" : "Rms", c.has_residual ? "Residual" : "", c.rows, "x", c.width,
                 mixed ? "mixed" : DTypeName(c.x));
 }
 
-class NormCudaTest : public testing::TestWithParam<Case> {
+class NormCudaTest : public testing::TestWithParam<NormCase> {
  protected:
-  Case c = GetParam();
+  NormCase c = GetParam();
   Owned Matrix(DType dtype, uint32_t seed) const {
     return Owned::Random(dtype, {c.rows, c.width}, seed, 2.0);
   }
@@ -105,8 +105,8 @@ TEST_P(NormCudaTest, AliasesOfTheHeaderGiveTheSameBits) {
   }
 }
 
-std::vector<Case> Cases() {
-  std::vector<Case> cases;
+std::vector<NormCase> Cases() {
+  std::vector<NormCase> cases;
   for (const bool layer : {false, true}) {
     for (const bool residual : {false, true}) {
       for (const DType t : {DType::kF32, DType::kBF16}) {

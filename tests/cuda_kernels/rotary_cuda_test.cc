@@ -4,17 +4,17 @@
 namespace trireme {
 namespace {
 
-struct Case {
+struct RotaryCase {
   int64_t heads, head_dim, half, row, offset;  // heads begin at `offset` of a fused row
 };
 
-class RotaryCudaTest : public testing::TestWithParam<std::tuple<DType, Case>> {};
+class RotaryCudaTest : public testing::TestWithParam<std::tuple<DType, RotaryCase>> {};
 INSTANTIATE_TEST_SUITE_P(
     All, RotaryCudaTest,
     testing::Combine(testing::Values(DType::kF32, DType::kBF16),
-                     testing::Values(Case{2, 64, 32, 256, 0}, Case{1, 64, 32, 256, 128},
-                                     Case{3, 32, 8, 104, 8}, Case{2, 10, 5, 41, 3},
-                                     Case{2, 64, 32, 129, 1}, Case{1, 16, 3, 16, 0})));
+                     testing::Values(RotaryCase{2, 64, 32, 256, 0}, RotaryCase{1, 64, 32, 256, 128},
+                                     RotaryCase{3, 32, 8, 104, 8}, RotaryCase{2, 10, 5, 41, 3},
+                                     RotaryCase{2, 64, 32, 129, 1}, RotaryCase{1, 16, 3, 16, 0})));
 
 TEST_P(RotaryCudaTest, TurnsTheHeadsInsideAFusedRowAndNothingElse) {
   const auto& [dtype, c] = GetParam();

@@ -13,7 +13,7 @@ namespace {
 
 using testing::HasSubstr;
 
-constexpr char kRun[] = R"(run: {dir: gpu, seed: 3}
+constexpr char kShortRun[] = R"(run: {dir: gpu, seed: 3}
 batch: {sequences: 4, microbatch_sequences: 1}
 lr_schedule: {warmup_steps: 1, steps: 4}
 checkpoint: {every_steps: 2, keep: 5}
@@ -23,7 +23,7 @@ device: cuda
 
 class CudaProgramTest : public testing::Test {
  protected:
-  void SetUp() override { MakeTinyRun(place_, 200, kRun); }
+  void SetUp() override { MakeTinyRun(place_, 200, kShortRun); }
   Outcome Train(const std::string& arguments, const std::string& before = "") {
     return place_.Run("train run.yaml " + arguments, before);
   }

@@ -14,12 +14,13 @@ constexpr Micros kTimeLimit = 3600LL * 1'000'000;
 
 class Job {
  public:
-  Job(const SimulationOptions& options, const std::vector<PlannedFault>& faults, SimulatedRun* run)
+  Job(const SimulationOptions& options, const std::vector<SimulatedFault>& faults,
+      SimulatedRun* run)
       : options_(options),
         run_(*run),
         random_(options.seed * 1'000'003 + run->generation + 1),
         workers_(static_cast<size_t>(options.mesh.size())) {
-    for (const PlannedFault& fault : faults) faults_[{fault.at_step, fault.victim}] = fault.fault;
+    for (const SimulatedFault& fault : faults) faults_[{fault.at_step, fault.victim}] = fault.fault;
     CoordinatorOptions state;
     state.mesh = options.mesh;
     state.generation = ++run_.generation;
@@ -176,7 +177,7 @@ class Job {
     });
   }
 
-  void Do(const DeleteCheckpoint& effect) {
+  void Do(const RemoveCheckpoint& effect) {
     run_.store.erase(effect.step);
     if (run_.store.empty()) Violated("the last checkpoint was deleted");
     if (*run_.store.rbegin() < effect.step) Violated("a newer checkpoint was deleted");
@@ -380,7 +381,7 @@ class Job {
 
 double LossOfStep(int64_t step) { return 10.0 / static_cast<double>(step + 1); }
 
-void SimulateJob(const SimulationOptions& options, const std::vector<PlannedFault>& faults,
+void SimulateJob(const SimulationOptions& options, const std::vector<SimulatedFault>& faults,
                  SimulatedRun* run) {
   Job(options, faults, run).Run();
 }

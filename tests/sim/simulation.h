@@ -20,7 +20,7 @@ namespace trireme {
 
 enum class Fault { kCrash, kFreeze, kHang, kStop, kCoordinatorLate };
 
-struct PlannedFault {
+struct SimulatedFault {
   Fault fault;
   int64_t at_step;  // when the victim enters this step
   int victim;       // index of a worker
@@ -51,7 +51,7 @@ struct SimulatedRun {
 };
 
 // Runs one job from the newest checkpoint in the store until it ends; adds to `run`.
-void SimulateJob(const SimulationOptions& options, const std::vector<PlannedFault>& faults,
+void SimulateJob(const SimulationOptions& options, const std::vector<SimulatedFault>& faults,
                  SimulatedRun* run);
 
 // The loss that every worker computes for `step`: what makes two values of a step a bug.

@@ -108,7 +108,7 @@ TEST(SimulationTest, RunsThatAreHitAgainAndAgainEndWhole) {
     SimulatedRun run;
     int jobs = 0;
     do {
-      std::vector<PlannedFault> faults;
+      std::vector<SimulatedFault> faults;
       const uint64_t hits = jobs < 6 ? random() % 3 : 0;
       for (uint64_t i = 0; i < hits; ++i) {
         faults.push_back(

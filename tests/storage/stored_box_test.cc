@@ -9,7 +9,7 @@
 namespace trireme {
 namespace {
 
-std::vector<float> Iota(int64_t n) {
+std::vector<float> Ascending(int64_t n) {
   std::vector<float> values(n);
   std::iota(values.begin(), values.end(), 0.0f);
   return values;
@@ -32,7 +32,7 @@ TEST(StoredBoxTest, AnyRegionOfAnyBoxIsRead) {
   for (int round = 0; round < 300; ++round) {
     const Box stored_box = random_box(Box::Whole(shape));
     const Box region = random_box(stored_box);
-    const std::vector<float> values = Iota(stored_box.elements());
+    const std::vector<float> values = Ascending(stored_box.elements());
     ASSERT_TRUE(store->Put("k", std::as_bytes(std::span(values))).ok());
     const StoredBox stored{"k", 0, DType::kF32, stored_box, "t"};
     const Box target = Box::Whole(shape);
@@ -57,7 +57,7 @@ TEST(StoredBoxTest, AnyRegionOfAnyBoxIsRead) {
 TEST(StoredBoxTest, LargeBoxesAreReadInBlocks) {
   auto store = NewMemoryStore();
   const Shape shape = {3000, 1024};  // 12 MiB: more than one block
-  const std::vector<float> values = Iota(ElementCount(shape));
+  const std::vector<float> values = Ascending(ElementCount(shape));
   ASSERT_TRUE(store->Put("k", std::as_bytes(std::span(values))).ok());
   const Box region{{1, 1000}, {2999, 24}};
   std::vector<float> out(region.elements()), expected(region.elements());
@@ -105,7 +105,7 @@ TEST(PublishedBoxesTest, ViewsAndPublishedTensorsHoldTheSameElements) {
         box.offset[d] = begin;
         box.extent[d] = 1 + rng.Below(view_shape[d] - begin, draw++);
       }
-      const std::vector<float> all = Iota(ElementCount(view_shape));
+      const std::vector<float> all = Ascending(ElementCount(view_shape));
       const std::byte* source = std::as_bytes(std::span(all)).data();
       std::vector<float> expected(box.elements()), actual(box.elements(), -1);
       CopyRegion(box, Box::Whole(view_shape), source, box,

@@ -12,7 +12,7 @@ namespace {
 
 using Ids = std::vector<int32_t>;
 
-TokenStream StreamOf(const Ids& ids) {
+TokenStream NgramStream(const Ids& ids) {
   return {static_cast<int64_t>(ids.size()), [ids](int64_t begin, std::span<int32_t> out) {
             std::copy_n(ids.begin() + begin, out.size(), out.begin());
           }};
@@ -41,7 +41,7 @@ TEST(NgramTest, AnUnseenPairHasAProbabilityAfterTextThatOnlyRepeatsItself) {
   const Ids train = Alternating(40);  // the last tenth: 0 1 0 1, three pairs
   Ids validation = Alternating(18);
   validation.insert(validation.end(), {2, 2});
-  const auto result = EvaluateNgrams(StreamOf(train), StreamOf(validation), 3);
+  const auto result = EvaluateNgrams(NgramStream(train), NgramStream(validation), 3);
   ASSERT_TRUE(result.ok()) << result.status().message();
   EXPECT_EQ(result->tokens, 19);
   EXPECT_EQ(result->bigram_weight, 0.75) << "3 / (3 + 1)";
@@ -58,7 +58,7 @@ TEST(NgramTest, TheWeightMakesTheLastTenthLikeliest) {
   Ids train = Alternating(180);
   const Ids last = {0, 1, 0, 1, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 1, 0, 0, 1, 0};
   train.insert(train.end(), last.begin(), last.end());  // k = 16, m = 3: the pairs 0 0
-  const auto result = EvaluateNgrams(StreamOf(train), StreamOf(Alternating(20)), 4);
+  const auto result = EvaluateNgrams(NgramStream(train), NgramStream(Alternating(20)), 4);
   ASSERT_TRUE(result.ok()) << result.status().message();
   const double b = 91. / 184;  // the first 180 alone: 90 of each, and 4 for add-one
   const double weight = (16 * (1 - b) - 3 * b) / (19 * (1 - b));
@@ -75,7 +75,7 @@ TEST(NgramTest, TheWeightMakesTheLastTenthLikeliest) {
 
 TEST(NgramTest, StreamsThatCannotBeCountedAreRefused) {
   const auto error = [](const Ids& train, const Ids& validation) {
-    const auto result = EvaluateNgrams(StreamOf(train), StreamOf(validation), 3);
+    const auto result = EvaluateNgrams(NgramStream(train), NgramStream(validation), 3);
     EXPECT_EQ(result.status().code(), StatusCode::kDataLoss);
     return result.status().message();
   };

@@ -15,7 +15,7 @@ namespace {
 using ::testing::ElementsAre;
 using Ids = std::vector<int32_t>;
 
-constexpr int32_t kEnd = 256, kWord = 257;
+constexpr int32_t kEndOfText = 256, kWord = 257;
 
 // A llama of so many tokens in which after ids[i] the token ids[i + 1] is by far the likeliest: its
 // layers add nothing to the embeddings (random signs), and the head knows its predecessor's.
@@ -60,7 +60,7 @@ class SpellingTest : public testing::Test {
     return std::move(result).value();
   }
   Generation RunTo(std::vector<std::string> stop) {
-    return Run({.tokens_max = 8, .end_ids = {kEnd}, .stop = std::move(stop)});
+    return Run({.tokens_max = 8, .end_ids = {kEndOfText}, .stop = std::move(stop)});
   }
   std::string Streamed() const {
     std::string text;
@@ -68,7 +68,7 @@ class SpellingTest : public testing::Test {
     return text;
   }
 
-  const Ids spelled_ = {'a', 'b', 'c', kWord, 'g', 0xC3, 0xA9, 'h', kEnd};
+  const Ids spelled_ = {'a', 'b', 'c', kWord, 'g', 0xC3, 0xA9, 'h', kEndOfText};
   LoadedModel model_{Config(), WeightsThatSpell(Config(), spelled_)};
   std::unique_ptr<Tokenizer> tokenizer_ = ByteTokenizer({"de f"});
   std::vector<std::string> pieces_;
@@ -127,7 +127,8 @@ TEST_F(SpellingTest, OfSeveralStopStringsTheOneThatStandsFirstEndsTheText) {
 TEST_F(SpellingTest, BeamsEndBeforeAStopStringToo) {
   for (const auto& [stop, text, tokens] :
        {std::tuple("e f", "bcd", 3), std::tuple("bc", "", 2), std::tuple("x", "bcde fgéh", 7)}) {
-    const Generation result = Run({.tokens_max = 8, .end_ids = {kEnd}, .stop = {stop}, .beams = 2});
+    const Generation result =
+        Run({.tokens_max = 8, .end_ids = {kEndOfText}, .stop = {stop}, .beams = 2});
     EXPECT_EQ(result.text, text);
     EXPECT_EQ(static_cast<int>(result.ids.size()), tokens);
     EXPECT_EQ(result.logprobs.size(), result.ids.size());
@@ -170,7 +171,7 @@ TEST(GeneratorTest, PromptsThatDoNotFitAreRefused) {
 
 TEST(GeneratorTest, AnEmptyPromptIsTheEndOfTextTokenWhereThereIsNoBos) {
   const auto tokenizer = ByteTokenizer();
-  EXPECT_THAT(PromptIds(*tokenizer, "").value(), ElementsAre(kEnd));
+  EXPECT_THAT(PromptIds(*tokenizer, "").value(), ElementsAre(kEndOfText));
   EXPECT_THAT(PromptIds(*tokenizer, "ab").value(), ElementsAre('a', 'b'));
 }
 

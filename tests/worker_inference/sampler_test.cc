@@ -10,7 +10,7 @@ namespace trireme {
 namespace {
 
 using ::testing::ElementsAre;
-using Ids = std::set<int32_t>;
+using IdSet = std::set<int32_t>;
 
 // Probabilities 0.15, 0.4, 0.05, 0.3, 0.1: by falling probability the ids are 1 3 0 4 2.
 std::vector<float> FiveLogits() {
@@ -22,10 +22,10 @@ std::vector<float> FiveLogits() {
 }
 
 // What 3000 draws bring: every token that is kept (none has less than 1% here), and no other.
-Ids Kept(const SamplingOptions& options, const std::vector<float>& logits = FiveLogits(),
-         const std::vector<int32_t>& seen = {}) {
+IdSet Kept(const SamplingOptions& options, const std::vector<float>& logits = FiveLogits(),
+           const std::vector<int32_t>& seen = {}) {
   Sampler sampler(options);
-  Ids kept;
+  IdSet kept;
   for (int64_t draw = 0; draw < 3000; ++draw) kept.insert(sampler.Pick(logits, seen, draw));
   return kept;
 }

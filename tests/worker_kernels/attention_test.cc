@@ -13,7 +13,7 @@ namespace {
 
 using Doubles = std::vector<double>;
 
-struct Case {
+struct AttentionCase {
   int64_t batch, length, query_heads, key_heads, head_dim;
   DType dtype;
   bool documents;
@@ -21,7 +21,7 @@ struct Case {
 
 // q, k and v side by side in one buffer, as the model keeps them: row [(Hq + 2 Hk) D + padding].
 struct Fused {
-  Fused(const Case& c, uint32_t seed)
+  Fused(const AttentionCase& c, uint32_t seed)
       : c(c),
         stride((c.query_heads + 2 * c.key_heads) * c.head_dim + 3),
         memory(Owned::Random(c.dtype, {c.batch * c.length, stride}, seed)) {}
@@ -37,7 +37,7 @@ struct Fused {
   Heads q() const { return Part(0, c.query_heads); }
   Heads k() const { return Part(c.query_heads, c.key_heads); }
   Heads v() const { return Part(c.query_heads + c.key_heads, c.key_heads); }
-  Case c;
+  AttentionCase c;
   int64_t stride;
   Owned memory;
 };
@@ -49,7 +49,7 @@ double& At(Doubles& x, const Heads& heads, const Heads& base, int64_t b, int64_t
   return x[(b * heads.length + t) * heads.row_stride + first + h * heads.head_dim + i];
 }
 
-Owned DocumentStarts(const Case& c) {
+Owned DocumentStarts(const AttentionCase& c) {
   Owned starts(DType::kI32, {c.batch, c.length});
   for (int64_t b = 0; b < c.batch; ++b) {
     int64_t start = 0;
@@ -68,7 +68,7 @@ struct Reference {
 };
 
 Reference Compute(const Fused& fused, const Owned& starts, const Owned* dout, double scale) {
-  const Case& c = fused.c;
+  const AttentionCase& c = fused.c;
   Doubles x = fused.memory.Doubles();
   Reference r;
   r.out.resize(c.batch * c.length * c.query_heads * c.head_dim);
@@ -117,14 +117,14 @@ Reference Compute(const Fused& fused, const Owned& starts, const Owned* dout, do
   return r;
 }
 
-Heads Plain(const Owned& x, const Case& c, int64_t heads) {
+Heads Plain(const Owned& x, const AttentionCase& c, int64_t heads) {
   return {x.view().data(), c.dtype, c.batch, c.length, heads, c.head_dim, heads * c.head_dim};
 }
 
-class AttentionTest : public testing::TestWithParam<Case> {};
+class AttentionTest : public testing::TestWithParam<AttentionCase> {};
 
 TEST_P(AttentionTest, ForwardAndBackwardEqualTheDoubleReference) {
-  const Case c = GetParam();
+  const AttentionCase c = GetParam();
   const Fused fused(c, 1);
   const Owned starts = DocumentStarts(c);
   const Shape out_shape = {c.batch * c.length, c.query_heads * c.head_dim};
@@ -149,21 +149,25 @@ TEST_P(AttentionTest, ForwardAndBackwardEqualTheDoubleReference) {
   ExpectNear(results[2], reference.gradient, 2 * unit, 2 * unit, "gradient");
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, AttentionTest,
-    testing::Values(
-        Case{1, 1, 1, 1, 16, DType::kF32, false}, Case{2, 17, 2, 1, 8, DType::kF32, false},
-        Case{1, 64, 3, 3, 20, DType::kF32, false}, Case{2, 130, 4, 2, 16, DType::kF32, true},
-        Case{1, 200, 6, 2, 64, DType::kF32, false}, Case{1, 70, 10, 1, 8, DType::kF32, true},
-        Case{1, 70, 5, 1, 8, DType::kBF16, true}, Case{1, 600, 2, 1, 8, DType::kF32, false},
-        Case{1, 1100, 1, 1, 8, DType::kF32, true}, Case{2, 130, 4, 2, 16, DType::kBF16, true},
-        Case{1, 200, 6, 2, 64, DType::kBF16, false}, Case{1, 570, 2, 1, 32, DType::kBF16, false}));
+INSTANTIATE_TEST_SUITE_P(All, AttentionTest,
+                         testing::Values(AttentionCase{1, 1, 1, 1, 16, DType::kF32, false},
+                                         AttentionCase{2, 17, 2, 1, 8, DType::kF32, false},
+                                         AttentionCase{1, 64, 3, 3, 20, DType::kF32, false},
+                                         AttentionCase{2, 130, 4, 2, 16, DType::kF32, true},
+                                         AttentionCase{1, 200, 6, 2, 64, DType::kF32, false},
+                                         AttentionCase{1, 70, 10, 1, 8, DType::kF32, true},
+                                         AttentionCase{1, 70, 5, 1, 8, DType::kBF16, true},
+                                         AttentionCase{1, 600, 2, 1, 8, DType::kF32, false},
+                                         AttentionCase{1, 1100, 1, 1, 8, DType::kF32, true},
+                                         AttentionCase{2, 130, 4, 2, 16, DType::kBF16, true},
+                                         AttentionCase{1, 200, 6, 2, 64, DType::kBF16, false},
+                                         AttentionCase{1, 570, 2, 1, 32, DType::kBF16, false}));
 
 // The double reference's own gradient is the slope of its own output.
-class AttentionReferenceTest : public testing::TestWithParam<Case> {};
+class AttentionReferenceTest : public testing::TestWithParam<AttentionCase> {};
 
 TEST_P(AttentionReferenceTest, GradientsAreTheSlopeOfTheOutput) {
-  const Case c = GetParam();
+  const AttentionCase c = GetParam();
   Fused fused(c, 1);
   const Owned starts = DocumentStarts(c);
   const Doubles positions = starts.Doubles();
@@ -189,11 +193,11 @@ TEST_P(AttentionReferenceTest, GradientsAreTheSlopeOfTheOutput) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, AttentionReferenceTest,
-                         testing::Values(Case{2, 5, 4, 2, 3, DType::kF32, false},
-                                         Case{4, 12, 2, 1, 3, DType::kF32, true}));
+                         testing::Values(AttentionCase{2, 5, 4, 2, 3, DType::kF32, false},
+                                         AttentionCase{4, 12, 2, 1, 3, DType::kF32, true}));
 
 TEST(AttentionForwardTest, KeysOfTheFutureAndOfOtherDocumentsAreNeverRead) {
-  const Case c{1, 150, 2, 1, 16, DType::kF32, true};
+  const AttentionCase c{1, 150, 2, 1, 16, DType::kF32, true};
   Fused fused(c, 1);
   const Owned starts = DocumentStarts(c);
   const auto run = [&](const Fused& f) {
@@ -226,7 +230,7 @@ TEST_P(AttentionDecodeTest, EqualsTheWholeForwardPass) {
     for (int b = 0; b < 2; ++b) l.Set(b, filled[b]);
     return l;
   }();
-  const Case c{2, kCapacity, 6, 2, 20, dtype, false};
+  const AttentionCase c{2, kCapacity, 6, 2, 20, dtype, false};
   const Fused fused(c, 1);
   const float scale = 0.3f;
   const int64_t width = c.query_heads * c.head_dim;
@@ -239,7 +243,7 @@ TEST_P(AttentionDecodeTest, EqualsTheWholeForwardPass) {
       }
     }
   }
-  Case few = c;
+  AttentionCase few = c;
   few.length = queries;
   const auto out = RunOnThreads([&](Stream& stream) {
     Owned y(dtype, {2 * queries, width});
@@ -291,7 +295,7 @@ class RotaryTest : public testing::TestWithParam<DType> {
     return x;
   }
 
-  const Case c_{2, 9, 3, 1, 22, GetParam(), false};
+  const AttentionCase c_{2, 9, 3, 1, 22, GetParam(), false};
   const Fused fused_{c_, 1};
   Owned positions_{DType::kI32, {2, 9}}, cosines_{DType::kF32, {20, kHalf}}, sines_ = cosines_;
 };

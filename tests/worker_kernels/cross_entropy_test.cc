@@ -7,16 +7,18 @@
 namespace trireme {
 namespace {
 
-constexpr int64_t kRows = 23;
+constexpr int64_t kLogitRows = 23;
 
 Owned Labels(int64_t vocabulary) {
-  Owned labels(DType::kI32, {kRows});
-  for (int64_t n = 0; n < kRows; ++n) labels.Set(n, n % 5 == 2 ? kNoLabel : (n * 31) % vocabulary);
+  Owned labels(DType::kI32, {kLogitRows});
+  for (int64_t n = 0; n < kLogitRows; ++n)
+    labels.Set(n, n % 5 == 2 ? kNoLabel : (n * 31) % vocabulary);
   return labels;
 }
 
 struct Statistics {
-  Owned row_max{DType::kF32, {kRows}}, row_sum{DType::kF32, {kRows}}, target{DType::kF32, {kRows}};
+  Owned row_max{DType::kF32, {kLogitRows}}, row_sum{DType::kF32, {kLogitRows}},
+      target{DType::kF32, {kLogitRows}};
 };
 
 double Loss(const double* row, int64_t vocabulary, int64_t label) {
@@ -29,7 +31,7 @@ double Loss(const double* row, int64_t vocabulary, int64_t label) {
 class CrossEntropyTest : public testing::TestWithParam<int64_t> {
  protected:
   int64_t vocabulary = GetParam();
-  Owned logits = Owned::Random(DType::kF32, {kRows, vocabulary}, 1, 8.0);
+  Owned logits = Owned::Random(DType::kF32, {kLogitRows, vocabulary}, 1, 8.0);
   Owned labels = Labels(vocabulary);
 };
 
@@ -37,8 +39,8 @@ TEST_P(CrossEntropyTest, LossesAndGradientsEqualTheDoubleReference) {
   const float scale = 0.37f;
   const auto out = RunOnThreads([&](Stream& stream) {
     Statistics s;
-    Owned losses(DType::kF32, {kRows}), gradient = logits,
-                                        rounded(DType::kBF16, {kRows, vocabulary});
+    Owned losses(DType::kF32, {kLogitRows}), gradient = logits,
+                                             rounded(DType::kBF16, {kLogitRows, vocabulary});
     SoftmaxStatistics(stream, logits, vocabulary, labels, 0, s.row_max, s.row_sum, s.target);
     TokenLosses(stream, labels, s.row_max, s.row_sum, s.target, losses);
     SoftmaxGradient(stream, logits, vocabulary, labels, 0, s.row_max, s.row_sum, scale, rounded);
@@ -46,8 +48,8 @@ TEST_P(CrossEntropyTest, LossesAndGradientsEqualTheDoubleReference) {
     return std::vector<Owned>{losses, gradient, rounded};
   });
   const std::vector<double> x = logits.Doubles();
-  std::vector<double> losses(kRows), gradient(kRows * vocabulary);
-  for (int64_t n = 0; n < kRows; ++n) {
+  std::vector<double> losses(kLogitRows), gradient(kLogitRows * vocabulary);
+  for (int64_t n = 0; n < kLogitRows; ++n) {
     const auto label = static_cast<int64_t>(labels.At(n));
     if (label == kNoLabel) continue;
     const std::vector<double> row(x.begin() + n * vocabulary, x.begin() + (n + 1) * vocabulary);
@@ -69,22 +71,22 @@ TEST_P(CrossEntropyTest, LossesAndGradientsEqualTheDoubleReference) {
 TEST_P(CrossEntropyTest, InPlaceItIsTheThreeStepsInOneAndClearsThePadding) {
   const int64_t stride = vocabulary + 5;
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    Owned rounded(dtype, {kRows, vocabulary}), padded(dtype, {kRows, stride});
+    Owned rounded(dtype, {kLogitRows, vocabulary}), padded(dtype, {kLogitRows, stride});
     for (int64_t i = 0; i < logits.elements(); ++i) rounded.Set(i, logits.At(i));
     for (int64_t i = 0; i < padded.elements(); ++i) {
       const int64_t n = i / stride, v = i % stride;
       padded.Set(i, v < vocabulary ? rounded.At(n * vocabulary + v) : NAN);
     }
-    Owned f32(DType::kF32, {kRows, vocabulary});
+    Owned f32(DType::kF32, {kLogitRows, vocabulary});
     for (int64_t i = 0; i < f32.elements(); ++i) f32.Set(i, rounded.At(i));
     Stream stream(1);
     Statistics s;
-    Owned expected_losses(DType::kF32, {kRows}), gradient(dtype, {kRows, vocabulary});
+    Owned expected_losses(DType::kF32, {kLogitRows}), gradient(dtype, {kLogitRows, vocabulary});
     SoftmaxStatistics(stream, f32, vocabulary, labels, 0, s.row_max, s.row_sum, s.target);
     TokenLosses(stream, labels, s.row_max, s.row_sum, s.target, expected_losses);
     SoftmaxGradient(stream, f32, vocabulary, labels, 0, s.row_max, s.row_sum, 0.37f, gradient);
     const auto out = RunOnThreads([&](Stream& threads) {
-      Owned losses(DType::kF32, {kRows}), made = padded, steps = padded;
+      Owned losses(DType::kF32, {kLogitRows}), made = padded, steps = padded;
       CrossEntropyInPlace(threads, made, vocabulary, labels, 0.37f, losses);
       // The steps that ranks with parts of the vocabulary take, on the same padded rows.
       Statistics own;
@@ -112,20 +114,20 @@ TEST_P(CrossEntropyTest, PartsOfTheVocabularyCombineToTheWhole) {
   SoftmaxStatistics(stream, logits, vocabulary, labels, 0, whole.row_max, whole.row_sum,
                     whole.target);
   const int64_t cuts[] = {0, vocabulary / 3, vocabulary};
-  std::vector<double> top(kRows, -INFINITY), sum(kRows), target(kRows);
+  std::vector<double> top(kLogitRows, -INFINITY), sum(kLogitRows), target(kLogitRows);
   std::vector<Statistics> parts(2);
   for (int p = 0; p < 2; ++p) {
-    Owned part(DType::kF32, {kRows, cuts[p + 1] - cuts[p]});
-    for (int64_t i = 0, n = 0; n < kRows; ++n) {
+    Owned part(DType::kF32, {kLogitRows, cuts[p + 1] - cuts[p]});
+    for (int64_t i = 0, n = 0; n < kLogitRows; ++n) {
       for (int64_t v = cuts[p]; v < cuts[p + 1]; ++v) part.Set(i++, logits.At(n * vocabulary + v));
     }
     Statistics& s = parts[p];
     SoftmaxStatistics(stream, part, cuts[p + 1] - cuts[p], labels, cuts[p], s.row_max, s.row_sum,
                       s.target);
-    for (int64_t n = 0; n < kRows; ++n) top[n] = std::max(top[n], s.row_max.At(n));
+    for (int64_t n = 0; n < kLogitRows; ++n) top[n] = std::max(top[n], s.row_max.At(n));
   }
   for (const Statistics& s : parts) {
-    for (int64_t n = 0; n < kRows; ++n) {
+    for (int64_t n = 0; n < kLogitRows; ++n) {
       sum[n] += s.row_sum.At(n) * std::exp(s.row_max.At(n) - top[n]);
       target[n] += s.target.At(n);
     }

@@ -9,7 +9,7 @@
 namespace trireme {
 namespace {
 
-constexpr int64_t kTokens = 300, kRows = 11, kFirst = 5;
+constexpr int64_t kTokens = 300, kTableRows = 11, kFirst = 5;
 
 // Every id below `limit`, many times and in no order.
 Owned Ids(int64_t limit, int64_t tokens = kTokens) {
@@ -22,7 +22,7 @@ class EmbeddingTest : public testing::TestWithParam<std::tuple<DType, DType, int
 
 TEST_P(EmbeddingTest, RowsOfThisPartAreReadAndOthersAreZero) {
   const auto [table_type, y_type, hidden] = GetParam();
-  const Owned ids = Ids(24), table = Owned::Random(table_type, {kRows, hidden}, 1);
+  const Owned ids = Ids(24), table = Owned::Random(table_type, {kTableRows, hidden}, 1);
   const auto out = RunOnThreads([&](Stream& stream) {
     Owned y = Owned::Random(y_type, {kTokens, hidden}, 2);
     EmbeddingForward(stream, ids, table, kFirst, y);
@@ -31,7 +31,7 @@ TEST_P(EmbeddingTest, RowsOfThisPartAreReadAndOthersAreZero) {
   std::vector<double> expected(kTokens * hidden, 0.0);
   for (int64_t n = 0; n < kTokens; ++n) {
     const int64_t r = static_cast<int64_t>(ids.At(n)) - kFirst;
-    for (int64_t i = 0; i < hidden && r >= 0 && r < kRows; ++i) {
+    for (int64_t i = 0; i < hidden && r >= 0 && r < kTableRows; ++i) {
       expected[n * hidden + i] = table.At(r * hidden + i);
     }
   }
@@ -41,7 +41,7 @@ TEST_P(EmbeddingTest, RowsOfThisPartAreReadAndOthersAreZero) {
 TEST_P(EmbeddingTest, BackwardAddsInTokenOrder) {
   const auto [unused, dy_type, hidden] = GetParam();
   const Owned ids = Ids(24), dy = Owned::Random(dy_type, {kTokens, hidden}, 1);
-  const Owned before = Owned::Random(DType::kF32, {kRows, hidden}, 2);
+  const Owned before = Owned::Random(DType::kF32, {kTableRows, hidden}, 2);
   for (const bool accumulate : {false, true}) {
     const auto out = RunOnThreads([&](Stream& stream) {
       Owned dtable = before;
@@ -50,10 +50,10 @@ TEST_P(EmbeddingTest, BackwardAddsInTokenOrder) {
     });
     Owned expected = before;
     float* sums = expected.as<float>();
-    if (!accumulate) std::fill(sums, sums + kRows * hidden, 0.0f);
+    if (!accumulate) std::fill(sums, sums + kTableRows * hidden, 0.0f);
     for (int64_t n = 0; n < kTokens; ++n) {
       const int64_t r = static_cast<int64_t>(ids.At(n)) - kFirst;
-      if (r < 0 || r >= kRows) continue;
+      if (r < 0 || r >= kTableRows) continue;
       for (int64_t i = 0; i < hidden; ++i) {
         sums[r * hidden + i] += static_cast<float>(dy.At(n * hidden + i));
       }
@@ -65,9 +65,9 @@ TEST_P(EmbeddingTest, BackwardAddsInTokenOrder) {
 // The gradient of <dy, y> in the table, by central differences of a reference in double.
 TEST_P(EmbeddingTest, BackwardIsTheSlopeOfTheReference) {
   const auto [table_type, dy_type, hidden] = GetParam();
-  const Owned ids = Ids(24), table = Owned::Random(table_type, {kRows, hidden}, 1);
+  const Owned ids = Ids(24), table = Owned::Random(table_type, {kTableRows, hidden}, 1);
   const Owned dy = Owned::Random(dy_type, {kTokens, hidden}, 2);
-  const Owned before = Owned::Random(DType::kF32, {kRows, hidden}, 3);
+  const Owned before = Owned::Random(DType::kF32, {kTableRows, hidden}, 3);
   const auto out = RunOnThreads([&](Stream& stream) {
     Owned dtable = before, sum = before;
     EmbeddingBackward(stream, ids, dy, kFirst, dtable, false);
@@ -79,7 +79,7 @@ TEST_P(EmbeddingTest, BackwardIsTheSlopeOfTheReference) {
     double sum = 0;
     for (int64_t n = 0; n < kTokens; ++n) {
       const int64_t r = static_cast<int64_t>(ids.At(n)) - kFirst;
-      for (int64_t i = 0; i < hidden && r >= 0 && r < kRows; ++i) {
+      for (int64_t i = 0; i < hidden && r >= 0 && r < kTableRows; ++i) {
         sum += gradient[n * hidden + i] * x[r * hidden + i];
       }
     }
@@ -99,7 +99,8 @@ TEST_P(EmbeddingTest, BackwardIsTheSlopeOfTheReference) {
 
 TEST_P(EmbeddingTest, PositionsAreAddedToWhatIsThere) {
   const auto [table_type, y_type, hidden] = GetParam();
-  const Owned positions = Ids(kRows), table = Owned::Random(table_type, {kRows, hidden}, 1);
+  const Owned positions = Ids(kTableRows),
+              table = Owned::Random(table_type, {kTableRows, hidden}, 1);
   const Owned before = Owned::Random(y_type, {kTokens, hidden}, 2);
   const auto out = RunOnThreads([&](Stream& stream) {
     Owned y = before;

@@ -10,12 +10,12 @@
 namespace trireme {
 namespace {
 
-struct Case {
+struct MatMulCase {
   int64_t m, n, k;
 };
 
 std::vector<double> Reference(const Owned& a, bool ta, const Owned& b, bool tb, const Owned* c,
-                              const Owned* bias, const Case& size) {
+                              const Owned* bias, const MatMulCase& size) {
   std::vector<double> out(size.m * size.n);
   for (int64_t i = 0; i < size.m; ++i) {
     for (int64_t j = 0; j < size.n; ++j) {
@@ -35,9 +35,10 @@ class MatMulTest : public testing::TestWithParam<Parameters> {};
 
 TEST_P(MatMulTest, EqualsTheDoubleReferenceWithBitsFreeOfTheThreads) {
   const auto [input, output, ta, tb] = GetParam();
-  for (const Case& size : {Case{1, 1, 1}, Case{1, 17, 33}, Case{3, 5, 7}, Case{16, 16, 16},
-                           Case{31, 100, 65}, Case{300, 70, 19}, Case{65, 530, 40}, Case{2, 3, 700},
-                           Case{129, 1030, 3}, Case{1030, 70, 21}}) {
+  for (const MatMulCase& size :
+       {MatMulCase{1, 1, 1}, MatMulCase{1, 17, 33}, MatMulCase{3, 5, 7}, MatMulCase{16, 16, 16},
+        MatMulCase{31, 100, 65}, MatMulCase{300, 70, 19}, MatMulCase{65, 530, 40},
+        MatMulCase{2, 3, 700}, MatMulCase{129, 1030, 3}, MatMulCase{1030, 70, 21}}) {
     for (const bool accumulate : {false, true}) {
       if (accumulate && output == DType::kBF16) continue;
       for (const bool with_bias : {false, true}) {
@@ -66,9 +67,10 @@ TEST_P(MatMulTest, EqualsTheDoubleReferenceWithBitsFreeOfTheThreads) {
 // operands that are copied to other layouts, in several goes.
 TEST_P(MatMulTest, StepShapesHaveBitsFreeOfTheThreads) {
   const auto [input, output, ta, tb] = GetParam();
-  for (const Case& size :
-       {Case{512, 512, 1408}, Case{8, 512, 4096}, Case{1, 512, 512}, Case{64, 64, 3000},
-        Case{704, 512, 300}, Case{1024, 128, 300}, Case{1024, 1100, 2100}}) {
+  for (const MatMulCase& size :
+       {MatMulCase{512, 512, 1408}, MatMulCase{8, 512, 4096}, MatMulCase{1, 512, 512},
+        MatMulCase{64, 64, 3000}, MatMulCase{704, 512, 300}, MatMulCase{1024, 128, 300},
+        MatMulCase{1024, 1100, 2100}}) {
     const Owned a = Owned::Random(input, ta ? Shape{size.k, size.m} : Shape{size.m, size.k}, 1);
     const Owned b = Owned::Random(input, tb ? Shape{size.n, size.k} : Shape{size.k, size.n}, 2);
     const auto out = RunOnThreads([&](Stream& stream) {

@@ -41,21 +41,21 @@ double Dot(const Doubles& a, const Doubles& b) {
   return sum;
 }
 
-struct Case {
+struct NormCase {
   int64_t n, d;
   DType dtype;
   bool layer_norm, residual;
 };
 
-std::string Name(const testing::TestParamInfo<Case>& info) {
-  const Case& c = info.param;
+std::string Name(const testing::TestParamInfo<NormCase>& info) {
+  const NormCase& c = info.param;
   return StrCat(c.layer_norm ? "Layer" : "Rms", c.residual ? "Residual" : "", c.n, "x", c.d,
                 DTypeName(c.dtype));
 }
 
-class NormTest : public testing::TestWithParam<Case> {
+class NormTest : public testing::TestWithParam<NormCase> {
  protected:
-  Case c = GetParam();
+  NormCase c = GetParam();
   Owned x = Owned::Random(c.dtype, {c.n, c.d}, 1), past = Owned::Random(c.dtype, {c.n, c.d}, 2);
   Owned weight = Owned::Random(DType::kF32, {c.d}, 3), bias = Owned::Random(DType::kF32, {c.d}, 4);
   Owned dy = Owned::Random(c.dtype, {c.n, c.d}, 5);
@@ -165,8 +165,8 @@ TEST_P(NormTest, AliasesOfTheHeaderGiveTheSameBits) {
   }
 }
 
-std::vector<Case> Cases() {
-  std::vector<Case> cases;
+std::vector<NormCase> Cases() {
+  std::vector<NormCase> cases;
   for (const bool layer_norm : {false, true}) {
     for (const bool residual : {false, true}) {
       for (const DType dtype : {DType::kF32, DType::kBF16}) {

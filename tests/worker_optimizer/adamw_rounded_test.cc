@@ -11,28 +11,28 @@
 namespace trireme {
 namespace {
 
-constexpr int64_t kElements = 20011;
-const AdamWStep kStep = {3e-3, 0.9, 0.95, 1e-8, 0.1, 7, 0.25};
+constexpr int64_t kRoundedElements = 20011;
+const AdamWStep kRoundedStep = {3e-3, 0.9, 0.95, 1e-8, 0.1, 7, 0.25};
 
 std::vector<float> Random(uint32_t seed, float low, float high) {
   std::mt19937 bits(seed);
   std::uniform_real_distribution<float> uniform(low, high);
-  std::vector<float> x(kElements);
+  std::vector<float> x(kRoundedElements);
   for (float& v : x) v = uniform(bits);
   return x;
 }
 
-struct State {
-  std::vector<BFloat16> p = std::vector<BFloat16>(kElements);
+struct RoundedState {
+  std::vector<BFloat16> p = std::vector<BFloat16>(kRoundedElements);
   std::vector<float> m = Random(2, -1, 1), v = Random(3, 0, 1);
-  State() {
+  RoundedState() {
     const std::vector<float> start = Random(1, -1, 1);
-    for (int64_t i = 0; i < kElements; ++i) p[i] = ToBFloat16(start[i]);
+    for (int64_t i = 0; i < kRoundedElements; ++i) p[i] = ToBFloat16(start[i]);
   }
 };
 
-AdamWRoundedSlice Slice(const std::vector<float>& gradient, const State& from, State* to,
-                        int64_t begin, int64_t end) {
+AdamWRoundedSlice Slice(const std::vector<float>& gradient, const RoundedState& from,
+                        RoundedState* to, int64_t begin, int64_t end) {
   return {gradient.data() + begin,
           from.p.data() + begin,
           from.m.data() + begin,
@@ -72,22 +72,23 @@ TEST(StochasticRoundingTest, ValuesThatNeedNoRoundingStay) {
 }
 
 TEST(AdamWRoundedTest, IsAdamWRoundedToANeighbour) {
-  const State start;
+  const RoundedState start;
   const std::vector<float> gradient = Random(4, -1, 1);
-  std::vector<float> p(kElements), p_next(kElements), m(kElements), v(kElements);
-  for (int64_t i = 0; i < kElements; ++i) p[i] = ToFloat(start.p[i]);
+  std::vector<float> p(kRoundedElements), p_next(kRoundedElements), m(kRoundedElements),
+      v(kRoundedElements);
+  for (int64_t i = 0; i < kRoundedElements; ++i) p[i] = ToFloat(start.p[i]);
   Stream stream(2);
-  State next;
-  const AdamWSlice exact = {gradient.data(), p.data(), start.m.data(), start.v.data(),
-                            p_next.data(),   m.data(), v.data(),       nullptr,
-                            kElements,       true};
-  AdamW(stream, {&exact, 1}, kStep);
-  const AdamWRoundedSlice slice = Slice(gradient, start, &next, 0, kElements);
-  AdamWRounded(stream, {&slice, 1}, kStep, 5);
+  RoundedState next;
+  const AdamWSlice exact = {gradient.data(),  p.data(), start.m.data(), start.v.data(),
+                            p_next.data(),    m.data(), v.data(),       nullptr,
+                            kRoundedElements, true};
+  AdamW(stream, {&exact, 1}, kRoundedStep);
+  const AdamWRoundedSlice slice = Slice(gradient, start, &next, 0, kRoundedElements);
+  AdamWRounded(stream, {&slice, 1}, kRoundedStep, 5);
   EXPECT_EQ(next.m, m);
   EXPECT_EQ(next.v, v);
   int64_t up = 0, inexact = 0;
-  for (int64_t i = 0; i < kElements; ++i) {
+  for (int64_t i = 0; i < kRoundedElements; ++i) {
     const uint32_t below = std::bit_cast<uint32_t>(p_next[i]) >> 16;  // towards zero
     ASSERT_TRUE(next.p[i].bits == below || next.p[i].bits == below + 1) << i;
     inexact += (std::bit_cast<uint32_t>(p_next[i]) & 0xffff) != 0;
@@ -98,26 +99,26 @@ TEST(AdamWRoundedTest, IsAdamWRoundedToANeighbour) {
 }
 
 TEST(AdamWRoundedTest, BitsDoNotDependOnCutsThreadsOrPlaceButOnSeedAndStep) {
-  const State start;
+  const RoundedState start;
   const std::vector<float> gradient = Random(4, -1, 1);
   Stream one(1);
-  State whole;
-  const AdamWRoundedSlice all = Slice(gradient, start, &whole, 0, kElements);
-  AdamWRounded(one, {&all, 1}, kStep, 5);
+  RoundedState whole;
+  const AdamWRoundedSlice all = Slice(gradient, start, &whole, 0, kRoundedElements);
+  AdamWRounded(one, {&all, 1}, kRoundedStep, 5);
   for (int threads = 1; threads <= 3; ++threads) {
     Stream stream(threads);
-    State own = start;
+    RoundedState own = start;
     std::vector<AdamWRoundedSlice> slices;
-    const int64_t edges[] = {0, 1, 18, 8195, 8195, kElements};
+    const int64_t edges[] = {0, 1, 18, 8195, 8195, kRoundedElements};
     for (int i = 0; i + 1 < 6; ++i) {
       slices.push_back(Slice(gradient, own, &own, edges[i], edges[i + 1]));
     }
-    AdamWRounded(stream, slices, kStep, 5);
+    AdamWRounded(stream, slices, kRoundedStep, 5);
     EXPECT_TRUE(SameBits(own.p, whole.p)) << threads;
   }
-  State other;
-  const AdamWRoundedSlice again = Slice(gradient, start, &other, 0, kElements);
-  AdamWRounded(one, {&again, 1}, kStep, 6);
+  RoundedState other;
+  const AdamWRoundedSlice again = Slice(gradient, start, &other, 0, kRoundedElements);
+  AdamWRounded(one, {&again, 1}, kRoundedStep, 6);
   EXPECT_FALSE(SameBits(other.p, whole.p));
 }
 

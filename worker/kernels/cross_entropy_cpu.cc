@@ -9,15 +9,6 @@
 namespace trireme {
 namespace {
 
-constexpr int64_t kRowBlock = 4;
-
-template <typename Body>
-void RowBlocks(Stream& stream, int64_t rows, const Body& body) {
-  stream.ParallelFor(CeilDivide(rows, kRowBlock), [&](int64_t block) {
-    for (int64_t n = block * kRowBlock; n < std::min(rows, (block + 1) * kRowBlock); ++n) body(n);
-  });
-}
-
 struct RowStatistics {
   float top, sum;  // the largest logit; the sum of exp(logit - top)
 };
@@ -78,7 +69,7 @@ void SoftmaxStatistics(Stream& stream, const Tensor& logits, int64_t width, cons
   WithFloatType(logits.dtype(), [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     const T* logits_0 = logits.as<T>();
-    RowBlocks(stream, rows, [&](int64_t n) {
+    RowBlocks<4>(stream, rows, [&](int64_t n) {
       const T* row = logits_0 + n * stride;
       const RowStatistics statistics = StatisticsOf(row, width);
       maxima[n] = statistics.top;
@@ -123,7 +114,7 @@ void SoftmaxGradient(Stream& stream, const Tensor& logits, int64_t width, const 
     using T = std::remove_pointer_t<decltype(of_gradient)>;
     const X* logits_0 = logits.as<X>();
     T* gradient_0 = dlogits.as<T>();
-    RowBlocks(stream, rows, [&](int64_t n) {
+    RowBlocks<4>(stream, rows, [&](int64_t n) {
       T* gradient = gradient_0 + n * stride;
       if (label[n] == kNoLabel) {
         std::fill_n(gradient, stride, T{});
@@ -155,7 +146,7 @@ void CrossEntropyInPlace(Stream& stream, const Tensor& logits, int64_t width, co
   WithFloatType(logits.dtype(), [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     T* logits_0 = logits.as<T>();
-    RowBlocks(stream, rows, [&](int64_t n) {
+    RowBlocks<4>(stream, rows, [&](int64_t n) {
       T* row = logits_0 + n * stride;
       std::fill(row + width, row + stride, T{});
       loss[n] = 0.0f;

@@ -9,15 +9,6 @@
 namespace trireme {
 namespace {
 
-constexpr int64_t kRowBlock = 64;
-
-template <typename Body>
-void RowBlocks(Stream& stream, int64_t rows, const Body& body) {
-  stream.ParallelFor(CeilDivide(rows, kRowBlock), [&](int64_t block) {
-    for (int64_t n = block * kRowBlock; n < std::min(rows, (block + 1) * kRowBlock); ++n) body(n);
-  });
-}
-
 template <typename T>
 void AddRow(float* target, const T* source, int64_t h) {
   ForLanes(h, [&](int64_t i, auto count) {
@@ -38,7 +29,7 @@ void EmbeddingForward(Stream& stream, const Tensor& ids, const Tensor& table, in
   WithFloatTypes(table.dtype(), y.dtype(), [&](auto* in, auto* out) {
     const auto* source = table.as<std::remove_pointer_t<decltype(in)>>();
     auto* target = y.as<std::remove_pointer_t<decltype(out)>>();
-    RowBlocks(stream, ids.elements(), [&](int64_t n) {
+    RowBlocks<64>(stream, ids.elements(), [&](int64_t n) {
       auto* row = target + n * hidden;
       const int64_t r = id[n] - first_row;
       if (r < 0 || r >= rows) {
@@ -92,7 +83,7 @@ void PositionEmbeddingForward(Stream& stream, const Tensor& positions, const Ten
   WithFloatTypes(table.dtype(), y.dtype(), [&](auto* in, auto* out) {
     const auto* source = table.as<std::remove_pointer_t<decltype(in)>>();
     auto* target = y.as<std::remove_pointer_t<decltype(out)>>();
-    RowBlocks(stream, positions.elements(), [&](int64_t n) {
+    RowBlocks<64>(stream, positions.elements(), [&](int64_t n) {
       CHECK(position[n] >= 0 && position[n] < rows) << position[n] << " of " << rows;
       ForLanes(hidden, [&](int64_t i, auto count) {
         auto* y_i = target + n * hidden + i;

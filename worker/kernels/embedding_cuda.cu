@@ -10,19 +10,19 @@
 namespace trireme::cuda {
 namespace {
 
-constexpr int kPack = 8;
+constexpr int kEmbeddingPack = 8;
 
 // Calls body(width, a, b): width a constant of 8 where both tensors' rows of `hidden` are made of
 // packs, else of 1; the typed pointers of both.
 template <typename Body>
 void WithRows(int64_t hidden, const Tensor& a, const Tensor& b, const Body& body) {
   const bool packed =
-      hidden % kPack == 0 && gpu::IsPackAligned(a.data()) && gpu::IsPackAligned(b.data());
+      hidden % kEmbeddingPack == 0 && gpu::IsPackAligned(a.data()) && gpu::IsPackAligned(b.data());
   WithFloatTypes(a.dtype(), b.dtype(), [&](auto* a_type, auto* b_type) {
     auto* a_0 = a.as<std::remove_pointer_t<decltype(a_type)>>();
     auto* b_0 = b.as<std::remove_pointer_t<decltype(b_type)>>();
     if (packed) {
-      body(std::integral_constant<int, kPack>(), a_0, b_0);
+      body(std::integral_constant<int, kEmbeddingPack>(), a_0, b_0);
     } else {
       body(std::integral_constant<int, 1>(), a_0, b_0);
     }

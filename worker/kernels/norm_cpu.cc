@@ -9,8 +9,6 @@
 namespace trireme {
 namespace {
 
-constexpr int64_t kRowBlock = 16;
-
 template <typename T>
 using Element = std::remove_pointer_t<T>;
 
@@ -23,13 +21,6 @@ Size SizeOf(const Tensor& x) {
   return {x.elements() / width, width};
 }
 
-template <typename Body>
-void RowBlocks(Stream& stream, int64_t rows, const Body& body) {
-  stream.ParallelFor(CeilDivide(rows, kRowBlock), [&](int64_t block) {
-    for (int64_t n = block * kRowBlock; n < std::min(rows, (block + 1) * kRowBlock); ++n) body(n);
-  });
-}
-
 // Calls body(row) with input(n) loading the norm's input: x, or x + residual, which is stored to
 // x_out on the way (body must read every element once before it reads any again).
 template <typename Norm>
@@ -40,14 +31,14 @@ void WithInput(Stream& stream, const Tensor& x, const Tensor& residual, const Te
     const auto* in = x.as<Element<decltype(x_type)>>();
     auto* out = y.as<Element<decltype(y_type)>>();
     if (!residual.defined()) {
-      RowBlocks(stream, size.rows,
-                [&](int64_t n) { norm(n, in + n * size.width, out + n * size.width); });
+      RowBlocks<16>(stream, size.rows,
+                    [&](int64_t n) { norm(n, in + n * size.width, out + n * size.width); });
       return;
     }
     WithFloatTypes(residual.dtype(), x_out.dtype(), [&](auto* r_type, auto* sum_type) {
       const auto* added = residual.as<Element<decltype(r_type)>>();
       auto* sum = x_out.as<Element<decltype(sum_type)>>();
-      RowBlocks(stream, size.rows, [&](int64_t n) {
+      RowBlocks<16>(stream, size.rows, [&](int64_t n) {
         const int64_t at = n * size.width;
         ForLanes(size.width, [&](int64_t i, auto count) {
           Store(sum + at + i, Load(in + at + i, count) + Load(added + at + i, count), count);

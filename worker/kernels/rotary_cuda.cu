@@ -6,7 +6,7 @@
 namespace trireme::cuda {
 namespace {
 
-constexpr int kPack = 8;
+constexpr int kRotaryPack = 8;
 
 template <int kWidth, typename T>
 void Rotate(Stream& stream, const Heads& x, const Tensor& positions, const Tensor& cosines,
@@ -30,13 +30,13 @@ void RotaryInPlace(Stream& stream, const Heads& x, const Tensor& positions, cons
   CHECK_LE(2 * half, x.head_dim);
   CHECK_EQ(positions.elements(), x.batch * x.length);
   CHECK(sines.shape() == cosines.shape());
-  const bool packed = half % kPack == 0 && x.head_dim % kPack == 0 && x.row_stride % kPack == 0 &&
+  const bool packed = half % kRotaryPack == 0 && x.head_dim % kRotaryPack == 0 && x.row_stride % kRotaryPack == 0 &&
                       gpu::IsPackAligned(x.data) && gpu::IsPackAligned(cosines.data()) &&
                       gpu::IsPackAligned(sines.data());
   WithFloatType(x.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     if (packed) {
-      Rotate<kPack, T>(stream, x, positions, cosines, sines, inverse);
+      Rotate<kRotaryPack, T>(stream, x, positions, cosines, sines, inverse);
     } else {
       Rotate<1, T>(stream, x, positions, cosines, sines, inverse);
     }

@@ -8,23 +8,23 @@
 namespace trireme {
 namespace {
 
-struct Shape {
+struct PresetShape {
   const char* family;
   int64_t vocab_size, hidden_size, intermediate_size, layers, heads, kv_heads, positions;
 };
 
 struct Entry {
   ModelPreset preset;
-  Shape shape;
+  PresetShape shape;
   void (*more)(proto::ModelConfig*) = nullptr;  // fields beyond the shape
 };
 
-Shape Gpt2(int64_t hidden, int64_t layers, int64_t heads, int64_t positions) {
+PresetShape Gpt2(int64_t hidden, int64_t layers, int64_t heads, int64_t positions) {
   return {"gpt2", 50257, hidden, 4 * hidden, layers, heads, heads, positions};
 }
 
-Shape Llama(int64_t vocab, int64_t hidden, int64_t ffn, int64_t layers, int64_t heads,
-            int64_t kv_heads, int64_t positions) {
+PresetShape Llama(int64_t vocab, int64_t hidden, int64_t ffn, int64_t layers, int64_t heads,
+                  int64_t kv_heads, int64_t positions) {
   return {"llama", vocab, hidden, ffn, layers, heads, kv_heads, positions};
 }
 
@@ -107,7 +107,7 @@ bool ApplyModelPreset(const std::string& name, proto::ModelConfig* config) {
   const auto found = std::find_if(entries.begin(), entries.end(),
                                   [&](const Entry& entry) { return entry.preset.name == name; });
   if (found == entries.end()) return false;
-  const Shape& shape = found->shape;
+  const PresetShape& shape = found->shape;
   proto::ModelConfig result;
   result.set_family(shape.family);
   result.set_vocab_size(shape.vocab_size);

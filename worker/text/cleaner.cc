@@ -11,8 +11,7 @@
 namespace trireme {
 namespace {
 
-constexpr int64_t kBatchBytes = 256 << 10;
-constexpr int64_t kBytesInFlight = 64 << 20;
+constexpr int64_t kCleanBytesInFlight = 64 << 20;
 
 struct Item {
   std::string id;
@@ -21,26 +20,19 @@ struct Item {
   DuplicateSignature signature;
 };
 
-struct Batch {
+struct CleanBatch {
   std::vector<Document> documents;
   std::vector<Item> items;
   int64_t bytes_read = 0;  // of all input, when the batch was read
 };
 
-Result<int64_t> ReadBatch(TextSource* source, Batch* batch) {
-  int64_t bytes = 0;
-  while (bytes < kBatchBytes) {
-    Document document;
-    ASSIGN_OR_RETURN(const bool more, source->Next(&document));
-    if (!more) break;
-    bytes += static_cast<int64_t>(document.text.size()) + 256;
-    batch->documents.push_back(std::move(document));
-  }
+Result<int64_t> ReadCleanBatch(TextSource* source, CleanBatch* batch) {
+  ASSIGN_OR_RETURN(const int64_t bytes, NextDocuments(source, &batch->documents));
   batch->bytes_read = source->bytes_read();
-  return batch->documents.empty() ? -1 : bytes;
+  return bytes;
 }
 
-void CleanBatch(const CleanOptions& options, Batch* batch) {
+void CleanAll(const CleanOptions& options, CleanBatch* batch) {
   for (Document& document : batch->documents) {
     Item item;
     item.id = std::move(document.id);
@@ -122,13 +114,14 @@ Result<CleanReport> CleanCorpus(
   if (threads == 0) threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   CleanReport report;
   DuplicateIndex index;
-  RETURN_IF_ERROR(RunOrdered<Batch>(
-      threads, kBytesInFlight, [&](Batch* batch) { return ReadBatch(source.get(), batch); },
-      [&](Batch& batch) {
-        CleanBatch(options, &batch);
+  RETURN_IF_ERROR(RunOrdered<CleanBatch>(
+      threads, kCleanBytesInFlight,
+      [&](CleanBatch* batch) { return ReadCleanBatch(source.get(), batch); },
+      [&](CleanBatch& batch) {
+        CleanAll(options, &batch);
         return OkStatus();
       },
-      [&](Batch& batch) {
+      [&](CleanBatch& batch) {
         for (Item& item : batch.items) {
           Account(options, &index, &item, &report);
           if (!item.cleaned.dropped) RETURN_IF_ERROR(sink(item.id, item.cleaned.text));

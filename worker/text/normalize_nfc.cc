@@ -1,25 +1,15 @@
 #include "worker/text/normalize_nfc.h"
 
-#include <glog/logging.h>
 #include <unicode/bytestream.h>
-#include <unicode/normalizer2.h>
 
 #include <algorithm>
+
+#include "worker/text/icu_nfc.h"
 
 namespace trireme {
 namespace {
 
 constexpr size_t kIcuBytesMax = size_t{1} << 30;  // ICU counts in 32 bits
-
-const icu::Normalizer2& Nfc() {
-  static const icu::Normalizer2* normalizer = [] {
-    UErrorCode error = U_ZERO_ERROR;
-    const icu::Normalizer2* nfc = icu::Normalizer2::getNFCInstance(error);
-    CHECK(U_SUCCESS(error)) << "ICU has no NFC data: " << u_errorName(error);
-    return nfc;
-  }();
-  return *normalizer;
-}
 
 // Everything below U+0300 is in NFC wherever it stands; its lead bytes end at 0xCB.
 bool AllBelowCombining(std::string_view text) {
@@ -34,11 +24,11 @@ std::string_view NormalizeNfc(std::string_view text, std::string* buffer) {
   CHECK_LE(text.size(), kIcuBytesMax) << "a text of more than 1 GiB cannot be normalised";
   const icu::StringPiece piece(text.data(), static_cast<int32_t>(text.size()));
   UErrorCode error = U_ZERO_ERROR;
-  if (Nfc().isNormalizedUTF8(piece, error) && U_SUCCESS(error)) return text;
+  if (IcuNfc().isNormalizedUTF8(piece, error) && U_SUCCESS(error)) return text;
   error = U_ZERO_ERROR;
   buffer->clear();
   icu::StringByteSink<std::string> sink(buffer, static_cast<int32_t>(text.size()));
-  Nfc().normalizeUTF8(0, piece, sink, nullptr, error);
+  IcuNfc().normalizeUTF8(0, piece, sink, nullptr, error);
   CHECK(U_SUCCESS(error)) << "NFC: " << u_errorName(error);
   return *buffer;
 }

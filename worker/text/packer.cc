@@ -19,30 +19,22 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kBatchBytes = 256 << 10;
-constexpr int64_t kBytesInFlight = 32 << 20;
+constexpr int64_t kPackBytesInFlight = 32 << 20;
 
-struct Batch {
+struct PackBatch {
   std::vector<Document> documents;
   std::vector<std::vector<int32_t>> ids;  // a document each
   std::vector<int64_t> text_bytes;
   int64_t bytes_read = 0;
 };
 
-Result<int64_t> ReadBatch(TextSource* source, Batch* batch) {
-  int64_t bytes = 0;
-  while (bytes < kBatchBytes) {
-    Document document;
-    ASSIGN_OR_RETURN(const bool more, source->Next(&document));
-    if (!more) break;
-    bytes += static_cast<int64_t>(document.text.size()) + 256;
-    batch->documents.push_back(std::move(document));
-  }
+Result<int64_t> ReadPackBatch(TextSource* source, PackBatch* batch) {
+  ASSIGN_OR_RETURN(const int64_t bytes, NextDocuments(source, &batch->documents));
   batch->bytes_read = source->bytes_read();
-  return batch->documents.empty() ? -1 : bytes;
+  return bytes;
 }
 
-Status EncodeBatch(const Tokenizer& tokenizer, int32_t end_of_text, Batch* batch) {
+Status EncodeBatch(const Tokenizer& tokenizer, int32_t end_of_text, PackBatch* batch) {
   for (const Document& document : batch->documents) {
     RETURN_IF_ERROR(CheckUtf8(document));
     batch->text_bytes.push_back(static_cast<int64_t>(document.text.size()));
@@ -135,10 +127,11 @@ Result<PackReport> PackCorpus(const std::vector<std::string>& paths, const Token
   ASSIGN_OR_RETURN(const auto writer, TokenFileWriter::Create(options.out, writer_info));
   int threads = options.threads;
   if (threads == 0) threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  RETURN_IF_ERROR(RunOrdered<Batch>(
-      threads, kBytesInFlight, [&](Batch* batch) { return ReadBatch(source.get(), batch); },
-      [&](Batch& batch) { return EncodeBatch(tokenizer, *end, &batch); },
-      [&](Batch& batch) {
+  RETURN_IF_ERROR(RunOrdered<PackBatch>(
+      threads, kPackBytesInFlight,
+      [&](PackBatch* batch) { return ReadPackBatch(source.get(), batch); },
+      [&](PackBatch& batch) { return EncodeBatch(tokenizer, *end, &batch); },
+      [&](PackBatch& batch) {
         for (size_t i = 0; i < batch.ids.size(); ++i) {
           if (batch.ids[i].empty()) {
             ++report.documents_empty;

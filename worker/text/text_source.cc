@@ -217,6 +217,20 @@ Result<std::unique_ptr<TextSource>> TextSource::Open(const std::vector<std::stri
       std::make_unique<FileTextSource>(std::move(files), skipped, options));
 }
 
+Result<int64_t> NextDocuments(TextSource* source, std::vector<Document>* documents) {
+  constexpr int64_t kBytes = 256 << 10;
+  constexpr int64_t kDocumentBytes = 256;  // what one costs besides its text
+  int64_t bytes = 0;
+  while (bytes < kBytes) {
+    Document document;
+    ASSIGN_OR_RETURN(const bool more, source->Next(&document));
+    if (!more) break;
+    bytes += static_cast<int64_t>(document.text.size()) + kDocumentBytes;
+    documents->push_back(std::move(document));
+  }
+  return documents->empty() ? -1 : bytes;
+}
+
 Status CheckUtf8(const Document& document) {
   const std::optional<size_t> bad = FirstInvalidUtf8(document.text);
   if (!bad.has_value()) return OkStatus();

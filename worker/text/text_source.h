@@ -55,6 +55,10 @@ class TextSource {
   virtual int64_t bytes() const = 0;
 };
 
+// The next documents, up to about 256 KiB: a batch for one thread. Adds them to `documents` and
+// returns their size, -1 at the end.
+Result<int64_t> NextDocuments(TextSource* source, std::vector<Document>* documents);
+
 // kDataLoss, with place and byte, for a document that is not UTF-8.
 Status CheckUtf8(const Document& document);
 

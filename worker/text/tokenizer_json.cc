@@ -17,8 +17,6 @@ using simdjson::dom::array;
 using simdjson::dom::element;
 using simdjson::dom::object;
 
-constexpr std::string_view kSpaceMark = "\xe2\x96\x81";  // U+2581, SentencePiece's space
-
 std::string_view StringOr(const element& value, std::string_view key, std::string_view fallback) {
   std::string_view text;
   return value[key].get(text) == simdjson::SUCCESS ? text : fallback;

@@ -2,11 +2,14 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "cluster/base/status.h"
 #include "worker/text/bpe_tokenizer.h"
 
 namespace trireme {
+
+inline constexpr std::string_view kSpaceMark = "\xe2\x96\x81";  // U+2581, SentencePiece's space
 
 // Parses the `content` of tokenizer.json. `path` is for messages. kDataLoss for broken files,
 // kNotBuilt for models, normalisers or pre-tokenizers that this build does not have.

@@ -12,8 +12,6 @@
 namespace trireme {
 namespace {
 
-constexpr const char* kSpaceMark = "\xe2\x96\x81";
-
 std::string SpellPiece(std::string_view bytes) {
   std::string spelling;
   for (const char c : bytes) {

@@ -1,25 +1,18 @@
 #include "worker/text/unicode_clean.h"
 
-#include <glog/logging.h>
 #include <unicode/bytestream.h>
 #include <unicode/casemap.h>
 #include <unicode/edits.h>
-#include <unicode/normalizer2.h>
 #include <unicode/uchar.h>
 #include <unicode/utf8.h>
 
 #include <algorithm>
 #include <cstring>
 
+#include "worker/text/icu_nfc.h"
+
 namespace trireme {
 namespace {
-
-const icu::Normalizer2& Nfc() {
-  UErrorCode error = U_ZERO_ERROR;
-  const icu::Normalizer2* nfc = icu::Normalizer2::getNFCInstance(error);
-  CHECK(U_SUCCESS(error)) << u_errorName(error);
-  return *nfc;
-}
 
 bool IsAscii(std::string_view text) {
   size_t i = 0;
@@ -224,12 +217,12 @@ class Sweeper {
 int64_t Normalize(std::string* text) {
   if (IsAscii(*text)) return 0;
   UErrorCode error = U_ZERO_ERROR;
-  if (Nfc().isNormalizedUTF8(Piece(*text), error) != 0) return 0;
+  if (IcuNfc().isNormalizedUTF8(Piece(*text), error) != 0) return 0;
   std::string normal;
   normal.reserve(text->size());
   icu::StringByteSink<std::string> sink(&normal);
   icu::Edits edits;
-  Nfc().normalizeUTF8(0, Piece(*text), sink, &edits, error);
+  IcuNfc().normalizeUTF8(0, Piece(*text), sink, &edits, error);
   int64_t changed = 0;
   for (auto it = edits.getFineChangesIterator(); it.next(error) != 0;) {
     changed += CountCharacters(std::string_view(*text).substr(static_cast<size_t>(it.sourceIndex()),

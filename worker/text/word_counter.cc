@@ -15,7 +15,7 @@
 namespace trireme {
 namespace {
 
-constexpr size_t kBatchBytes = size_t{1} << 20;
+constexpr size_t kCountedBytes = size_t{1} << 20;
 constexpr size_t kBatchesAThread = 3;
 
 bool IsLetter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
@@ -149,16 +149,16 @@ Result<std::unique_ptr<WordCounter>> WordCounter::Create(const std::string& patt
 void WordCounter::Add(std::string_view document) {
   while (!document.empty()) {
     size_t part = document.size();
-    if (state_->published_pattern && part > kBatchBytes) {
+    if (state_->published_pattern && part > kCountedBytes) {
       // Every published pattern ends a piece between a letter and a space.
-      size_t cut = kBatchBytes;
+      size_t cut = kCountedBytes;
       while (cut < part && !(document[cut] == ' ' && IsLetter(document[cut - 1]))) ++cut;
       part = cut;
     }
     state_->filling.text.append(document.substr(0, part));
     state_->filling.ends.push_back(state_->filling.text.size());
     document.remove_prefix(part);
-    if (state_->filling.text.size() >= kBatchBytes) state_->Submit();
+    if (state_->filling.text.size() >= kCountedBytes) state_->Submit();
   }
 }
 
