@@ -101,6 +101,7 @@ if(TRIREME_CUDA_BACKEND STREQUAL "trireme_cuda")
     list(FILTER cuda_sources EXCLUDE REGEX "/no_cudnn\\.cc$")
   endif()
   add_library(trireme_cuda OBJECT ${cuda_sources})
+  set_target_properties(trireme_cuda PROPERTIES UNITY_BUILD OFF)  # kernels take their time, each by itself
   target_link_libraries(trireme_cuda PUBLIC worker_optimizer worker_kernels cluster_device
                         CUDA::cublasLt CUDA::cudart_static ${CMAKE_DL_LIBS})
   if(CUDNN_INCLUDE_DIR)

@@ -1,13 +1,8 @@
 #include "cluster/comm/host_mailbox.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <atomic>
-#include <cerrno>
 #include <cstring>
-#include <string>
+#include <utility>
 
 namespace trireme {
 namespace {
@@ -27,61 +22,33 @@ struct HostMailbox::Lane {
   Slot slots[kSlots];
 };
 
-namespace {
+HostMailbox::HostMailbox(int rank, SharedMemory inbox, int size)
+    : rank_(rank), inbox_(std::move(inbox)), peers_(size), sent_(size), read_(size) {}
 
-void* Map(int descriptor, int64_t bytes) {
-  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
-  return memory == MAP_FAILED ? nullptr : memory;
+int64_t HostMailbox::BytesOf(int size) { return static_cast<int64_t>(sizeof(Lane)) * size; }
+
+HostMailbox::Lane& HostMailbox::LaneOf(const SharedMemory& inbox, int source) {
+  return reinterpret_cast<Lane*>(inbox.data())[source];
 }
-
-Status KernelError(const std::string& what) {
-  return UnavailableError(StrCat(what, ": ", std::strerror(errno)));
-}
-
-}  // namespace
-
-HostMailbox::HostMailbox(int rank, int size)
-    : rank_(rank), size_(size), peers_(size), sent_(size), read_(size) {}
 
 Result<std::unique_ptr<HostMailbox>> HostMailbox::Make(int rank, int size) {
   static_assert(std::atomic<uint32_t>::is_always_lock_free);
-  std::unique_ptr<HostMailbox> made(new HostMailbox(rank, size));
-  const auto bytes = static_cast<int64_t>(sizeof(Lane)) * size;
-  made->descriptor_ = memfd_create("trireme-mailbox", MFD_CLOEXEC);
-  // Zeros, and pages only where lanes are used.
-  if (made->descriptor_ < 0 || ftruncate(made->descriptor_, bytes) != 0) {
-    return KernelError("memory for a mailbox");
-  }
-  made->inbox_ = static_cast<Lane*>(Map(made->descriptor_, bytes));
-  if (made->inbox_ == nullptr) return KernelError("mapping a mailbox");
-  return made;
-}
-
-HostMailbox::~HostMailbox() {
-  const size_t bytes = sizeof(Lane) * static_cast<size_t>(size_);
-  for (Lane* peer : peers_) {
-    if (peer != nullptr) munmap(peer, bytes);
-  }
-  if (inbox_ != nullptr) munmap(inbox_, bytes);
-  if (descriptor_ >= 0) close(descriptor_);
+  auto inbox = SharedMemory::Make("trireme-mailbox", BytesOf(size));
+  if (!inbox.ok()) return inbox.status();
+  return std::unique_ptr<HostMailbox>(new HostMailbox(rank, std::move(*inbox), size));
 }
 
 Status HostMailbox::Connect(int peer, int64_t pid, int descriptor) {
   sources_.push_back(peer);
-  const std::string path = StrCat("/proc/", pid, "/fd/", descriptor);
-  const int opened = open(path.c_str(), O_RDWR | O_CLOEXEC);
-  if (opened < 0) return KernelError(path);
-  const auto bytes = static_cast<int64_t>(sizeof(Lane)) * size_;
-  void* memory = lseek(opened, 0, SEEK_END) == bytes ? Map(opened, bytes) : nullptr;
-  close(opened);
-  if (memory == nullptr) return KernelError(StrCat(path, " is no mailbox of this job"));
-  peers_[peer] = static_cast<Lane*>(memory);
+  auto inbox = SharedMemory::Open(pid, descriptor, inbox_.bytes());
+  if (!inbox.ok()) return inbox.status();
+  peers_[peer] = std::move(*inbox);
   return OkStatus();
 }
 
 bool HostMailbox::Send(int peer, std::span<const std::byte> packet) {
-  if (peers_[peer] == nullptr || std::ssize(packet) > kPacketBytesMax) return false;
-  Lane& lane = peers_[peer][rank_];
+  if (peers_[peer].data() == nullptr || std::ssize(packet) > kPacketBytesMax) return false;
+  Lane& lane = LaneOf(peers_[peer], rank_);
   const uint32_t turn = sent_[peer];
   if (turn - lane.read.load(std::memory_order_acquire) >= kSlots) return false;
   Lane::Slot& slot = lane.slots[turn % kSlots];
@@ -95,7 +62,7 @@ bool HostMailbox::Send(int peer, std::span<const std::byte> packet) {
 bool HostMailbox::Receive(const std::function<void(int, std::span<const std::byte>)>& take) {
   bool any = false;
   for (const int source : sources_) {
-    Lane& lane = inbox_[source];
+    Lane& lane = LaneOf(inbox_, source);
     for (uint32_t i = 0; i < kSlots; ++i) {
       const uint32_t turn = read_[source];
       const Lane::Slot& slot = lane.slots[turn % kSlots];

@@ -2,9 +2,7 @@
 // small and in a hurry. A packet is there as soon as its cache line is; MPI is not entered.
 //
 // Each process has an inbox, with a lane for each process of the job: a ring of slots that one
-// process writes and one reads. The memory has no name: others map it by the owner's descriptor
-// (/proc/PID/fd), which the kernel allows to whoever may read the owner's memory. So nothing is
-// left behind by processes that die, and what is mapped stays valid without them.
+// process writes and one reads.
 #pragma once
 
 #include <cstddef>
@@ -15,6 +13,7 @@
 #include <vector>
 
 #include "cluster/base/status.h"
+#include "cluster/comm/shared_memory.h"
 
 namespace trireme {
 
@@ -24,12 +23,9 @@ class HostMailbox {
 
   // An inbox for a job of `size` processes. kUnavailable where the kernel gives no such memory.
   static Result<std::unique_ptr<HostMailbox>> Make(int rank, int size);
-  ~HostMailbox();
-  HostMailbox(const HostMailbox&) = delete;
-  HostMailbox& operator=(const HostMailbox&) = delete;
 
   // What others open.
-  int descriptor() const { return descriptor_; }
+  int descriptor() const { return inbox_.descriptor(); }
   // From now on packets are looked for from `peer`, and go to it. kUnavailable when its inbox
   // cannot be opened: then none goes to it, while it may still send.
   Status Connect(int peer, int64_t pid, int descriptor);
@@ -43,16 +39,16 @@ class HostMailbox {
 
  private:
   struct Lane;
-  HostMailbox(int rank, int size);
+  HostMailbox(int rank, SharedMemory inbox, int size);
+  static int64_t BytesOf(int size);
+  static Lane& LaneOf(const SharedMemory& inbox, int source);
 
   const int rank_;
-  const int size_;
-  int descriptor_ = -1;
-  Lane* inbox_ = nullptr;       // a lane a process of the job
-  std::vector<Lane*> peers_;    // their inboxes; null: not connected
-  std::vector<int> sources_;    // that may have opened this inbox
-  std::vector<uint32_t> sent_;  // by peer
-  std::vector<uint32_t> read_;  // by source
+  const SharedMemory inbox_;         // a lane a process of the job
+  std::vector<SharedMemory> peers_;  // their inboxes; empty: not connected
+  std::vector<int> sources_;         // that may have opened this inbox
+  std::vector<uint32_t> sent_;       // by peer
+  std::vector<uint32_t> read_;       // by source
 };
 
 }  // namespace trireme

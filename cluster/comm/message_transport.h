@@ -48,6 +48,7 @@ class StreamLayout {
   struct Segment {
     std::byte* data;
     int64_t bytes;
+    friend bool operator==(const Segment&, const Segment&) = default;
   };
 
   StreamLayout() = default;

@@ -15,9 +15,10 @@ namespace {
 // Who may be read by this process: all of its host, if every process of the job can read its
 // neighbours; else nobody. Both ends of a message must judge alike, so the verdict is common.
 // Collective over MPI_COMM_WORLD: part of the start of MPI. TRIREME_COMM_PULL=0 forbids it.
-std::vector<ProcessIdentity> ReadableProcesses(int size, int mailbox) {
+std::vector<ProcessIdentity> ReadableProcesses(int size, int mailbox, int staging) {
   ProcessIdentity mine = MyProcessIdentity();
   mine.mailbox = mailbox;
+  mine.staging = staging;
   std::vector<ProcessIdentity> all(size);
   MPI_Allgather(&mine, sizeof(mine), MPI_BYTE, all.data(), sizeof(mine), MPI_BYTE, MPI_COMM_WORLD);
   const char* wish = std::getenv("TRIREME_COMM_PULL");
@@ -39,20 +40,46 @@ std::vector<ProcessIdentity> ReadableProcesses(int size, int mailbox) {
   return all;
 }
 
-// The transport over MPI_COMM_WORLD, with a mailbox where the kernel gives one. Collective.
+template <typename Shared>
+std::unique_ptr<Shared> OrNone(Result<std::unique_ptr<Shared>> made) {
+  if (made.ok()) return std::move(*made);
+  VLOG(1) << made.status().message();
+  return nullptr;
+}
+
+// Connects the staging area, or takes it away: all processes of the job have mapped those of their
+// neighbours, or nobody stages. Collective.
+void ConnectStaging(int rank, const std::vector<ProcessIdentity>& readable,
+                    std::unique_ptr<StagingArea>* staging) {
+  int works = *staging != nullptr;
+  for (int peer = 0; works && peer < static_cast<int>(readable.size()); ++peer) {
+    const ProcessIdentity& process = readable[peer];
+    if (peer == rank || process.host == 0) continue;
+    const Status status = (*staging)->Connect(peer, process.pid, process.staging);
+    if (!status.ok()) VLOG(1) << status.message();
+    works = status.ok();
+  }
+  int all_work = 0;
+  MPI_Allreduce(&works, &all_work, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
+  if (!all_work) staging->reset();
+}
+
+// The transport over MPI_COMM_WORLD, with shared memory where the kernel gives some. Collective.
 std::unique_ptr<ProcessTransport> MakeTransport(int rank, int size, int tag_max, bool finalize) {
-  auto made = HostMailbox::Make(rank, size);
-  if (!made.ok()) VLOG(1) << made.status().message();
-  std::unique_ptr<HostMailbox> mailbox = made.ok() ? std::move(*made) : nullptr;
+  auto mailbox = OrNone(HostMailbox::Make(rank, size));
+  auto staging = OrNone(StagingArea::Make(size));
   std::vector<ProcessIdentity> readable =
-      ReadableProcesses(size, mailbox == nullptr ? -1 : mailbox->descriptor());
+      ReadableProcesses(size, mailbox == nullptr ? -1 : mailbox->descriptor(),
+                        staging == nullptr ? -1 : staging->descriptor());
   for (int peer = 0; mailbox != nullptr && peer < size; ++peer) {
     const ProcessIdentity& process = readable[peer];
     if (peer == rank || process.host == 0 || process.mailbox < 0) continue;
-    const Status status = mailbox->Connect(peer, process.pid, static_cast<int>(process.mailbox));
+    const Status status = mailbox->Connect(peer, process.pid, process.mailbox);
     if (!status.ok()) VLOG(1) << status.message();  // packets go by MPI
   }
+  ConnectStaging(rank, readable, &staging);
   return std::make_unique<ProcessTransport>(rank, std::move(readable), tag_max, std::move(mailbox),
+                                            std::move(staging),
                                             std::make_unique<MpiRequests>(finalize));
 }
 

@@ -14,10 +14,11 @@ namespace trireme {
 enum class PacketType : uint8_t {
   kEager,          // to the receiver: the message itself follows
   kAnnounce,       // to the receiver: a large message; the addresses of its segments may follow
+  kStaged,         // to the receiver: a message lies in the sender's staging area, from byte `tag`
   kReady,          // to the receiver: `prefix` of an announced message may be read
   kRefuseReceive,  // to the receiver: the sender has another message in mind
   kGrant,          // to the sender: chunks are awaited under `tag`
-  kDone,           // to the sender: `prefix` of an announced message has been read
+  kDone,           // to the sender: `prefix` of a message has been read, in `tag` microseconds
   kRefuseSend,     // to the sender: the receiver has another message in mind
   kGivenUp,        // to the sender: the receiver will not read on
 };

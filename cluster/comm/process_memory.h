@@ -15,7 +15,8 @@ struct ProcessIdentity {
   int64_t pid = 0;
   uint64_t cookie_address = 0;  // where `cookie` lies in that process
   uint64_t cookie = 0;
-  int64_t mailbox = -1;  // the descriptor of its HostMailbox
+  int32_t mailbox = -1;  // the descriptor of its HostMailbox
+  int32_t staging = -1;  // of its StagingArea
 };
 
 ProcessIdentity MyProcessIdentity();

@@ -17,14 +17,20 @@ constexpr int kSpinRoundsOfYieldingMpi = 2000;
 // Open MPI's shared memory takes 4 KiB with its and our headers without a handshake of its own.
 constexpr int64_t kEagerBytesLocal = 3968;
 
+// Up to here two copies within caches take less than the kernel's one.
+constexpr int64_t kStagedBytesMax = 1 << 20;
+
 // Steps by which the two ends of an announced message report to each other.
 constexpr int64_t kReportBytes = 512 << 10;
 
 struct ChunkNotes : Transfer::Notes {
   // Of announced messages.
   StreamLayout remote;    // receive: the sender's memory, empty until announced
+  bool staged = false;    // receive: it is mapped here
   int64_t ready = 0;      // receive: the prefix that may be read
+  Micros copying = 0;     // receive: so far
   int64_t reported = 0;   // what the peer was told last: done of a receive, limit of a send
+  bool timed = false;     // send: another way was there
   bool given_up = false;  // send: the receiver will not read on
   // Of granted messages.
   int tag = -1;        // -1: not granted yet
@@ -44,18 +50,26 @@ Status RefusedError(const Transfer& send) {
                               "operation, not ", send.layout.bytes(), " bytes"));
 }
 
+// Whether the sender keeps the message until it hears of it.
+bool IsHeld(const PacketHeader& header) {
+  return header.type == PacketType::kAnnounce || header.type == PacketType::kStaged;
+}
+
 ChunkNotes& NotesOf(const Transfer& transfer) { return static_cast<ChunkNotes&>(*transfer.notes); }
 
 }  // namespace
 
 ProcessTransport::ProcessTransport(int rank, std::vector<ProcessIdentity> readable, int tag_max,
                                    std::unique_ptr<HostMailbox> mailbox,
+                                   std::unique_ptr<StagingArea> staging,
                                    std::unique_ptr<MpiRequests> mpi)
     : rank_(rank),
       readable_(std::move(readable)),
       checked_(readable_.size(), -kCheckEvery),
       tag_max_(tag_max),
       mailbox_(std::move(mailbox)),
+      staging_(std::move(staging)),
+      choices_(readable_.size()),
       mpi_(std::move(mpi)) {}
 
 int ProcessTransport::spin_rounds() const {
@@ -105,6 +119,26 @@ void ProcessTransport::SendEager(Transfer* transfer) {
   transfer->complete = true;
 }
 
+// Through the staging area, when all of the message is there, there is room, and that way is
+// quicker.
+bool ProcessTransport::SendStaged(Transfer* transfer) {
+  const int64_t bytes = transfer->layout.bytes();
+  if (staging_ == nullptr || bytes > kStagedBytesMax || transfer->limit < bytes) return false;
+  if (choices_[transfer->peer].Next(bytes) != CopyChoice::kStaged) {
+    NotesOf(*transfer).timed = true;
+    return false;
+  }
+  const Micros begin = RealClock().NowMicros();
+  std::shared_ptr<std::byte> block = staging_->Put(*transfer);
+  if (block == nullptr) return false;
+  const Micros copying = RealClock().NowMicros() - begin;
+  SendControl(*transfer, PacketType::kStaged, bytes, staging_->OffsetOf(block.get()));
+  buried_[{transfer->peer, transfer->key}] = {std::move(block), 0, copying};
+  transfer->done = bytes;
+  transfer->complete = true;
+  return true;
+}
+
 void ProcessTransport::Post(Transfer* transfer) {
   transfer->notes = std::make_unique<ChunkNotes>();
   if (!transfer->send) return PostReceive(transfer);
@@ -114,6 +148,7 @@ void ProcessTransport::Post(Transfer* transfer) {
   }
   const PeerKey key{transfer->peer, transfer->key};
   const bool pulled = IsPulled(*transfer);
+  if (pulled && SendStaged(transfer)) return;
   // Without addresses an announcement only tells a receiver that expects something small.
   if (pulled || !transfer->key.collective) {
     Send(transfer->peer, AnnouncePacket(*transfer, pulled, mpi_->TakePacket()));
@@ -166,6 +201,18 @@ bool ProcessTransport::CheckIsDue(int peer) {
   return true;
 }
 
+// Brings [done, end) of an announced message, which is contiguous here.
+Status ProcessTransport::Fetch(Transfer* receive, int64_t end) {
+  const ChunkNotes& notes = NotesOf(*receive);
+  std::byte* target = receive->layout.At(receive->done);
+  if (notes.staged) {
+    CopyInPieces(target, notes.remote.At(receive->done), end - receive->done);
+    return OkStatus();
+  }
+  return ReadProcessMemory(readable_[receive->peer], notes.remote, receive->done, end, target,
+                           CheckIsDue(receive->peer));
+}
+
 // Reads what may be read of the announced messages, one chunk of each; true if there was any.
 bool ProcessTransport::Pull() {
   bool progressed = false;
@@ -178,9 +225,9 @@ bool ProcessTransport::Pull() {
           {allowed, receive->layout.ContiguousEnd(receive->done),
            receive->done +
                (receive->layout.has_ring() ? ChunkBytes(receive->layout.bytes()) : kPullBytesMax)});
-      receive->status =
-          ReadProcessMemory(readable_[receive->peer], notes.remote, receive->done, end,
-                            receive->layout.At(receive->done), CheckIsDue(receive->peer));
+      const Micros begin = RealClock().NowMicros();
+      receive->status = Fetch(receive, end);
+      notes.copying += RealClock().NowMicros() - begin;
       if (receive->status.ok()) {
         receive->done = end;
       } else {
@@ -191,7 +238,7 @@ bool ProcessTransport::Pull() {
       progressed = true;
       if (receive->complete || receive->done - notes.reported >= kReportBytes) {
         notes.reported = receive->done;
-        SendControl(*receive, PacketType::kDone, receive->done);
+        SendControl(*receive, PacketType::kDone, receive->done, static_cast<int>(notes.copying));
       }
     }
     if (receive->complete) receives_.erase({receive->peer, receive->key});
@@ -236,7 +283,7 @@ void ProcessTransport::Deliver(Transfer* receive, const PacketHeader& header,
   const PeerKey key{receive->peer, receive->key};
   if (header.bytes != receive->layout.bytes() || header.operation != receive->operation) {
     receive->status = MismatchError(*receive, header.operation, header.bytes);
-    if (header.type == PacketType::kAnnounce) SendControl(*receive, PacketType::kRefuseSend);
+    if (IsHeld(header)) SendControl(*receive, PacketType::kRefuseSend);
     receives_.erase(key);
     return;
   }
@@ -252,7 +299,11 @@ void ProcessTransport::Deliver(Transfer* receive, const PacketHeader& header,
     receives_.erase(key);
   } else if (IsPulled(*receive)) {
     ChunkNotes& notes = NotesOf(*receive);
-    notes.remote = AnnouncedSegments(packet);
+    notes.staged = header.type == PacketType::kStaged;
+    notes.remote =
+        notes.staged
+            ? StreamLayout({{staging_->Of(receive->peer, header.tag, header.bytes), header.bytes}})
+            : AnnouncedSegments(packet);
     notes.ready = header.prefix;
     if (const auto early = early_ready_.find(key); early != early_ready_.end()) {
       notes.ready = std::max(notes.ready, early->second.header.prefix);
@@ -282,6 +333,10 @@ void ProcessTransport::OnPacket(int source, std::span<const std::byte> packet) {
 void ProcessTransport::ToSender(const PeerKey& key, const PacketHeader& header) {
   if (const auto grave = buried_.find(key); grave != buried_.end()) {
     if (header.type == PacketType::kDone && header.prefix < header.bytes) return;
+    if (header.type == PacketType::kDone && grave->second.copying >= 0) {
+      choices_[key.peer].Took(CopyChoice::kStaged, header.bytes,
+                              grave->second.copying + header.tag);
+    }
     graveyard_bytes_ -= grave->second.bytes;
     buried_.erase(grave);
     return;
@@ -303,6 +358,9 @@ void ProcessTransport::ToSender(const PeerKey& key, const PacketHeader& header) 
     send->done = std::max(send->done, header.prefix);
     send->complete = send->done == send->layout.bytes();
     if (!send->complete) return;
+    if (NotesOf(*send).timed) {
+      choices_[key.peer].Took(CopyChoice::kRead, header.bytes, header.tag);
+    }
   }
   sends_.erase(found);
   if (header.type == PacketType::kGrant) Grant(send, header);
@@ -340,7 +398,7 @@ void ProcessTransport::ToReceiver(const PeerKey& key, const PacketHeader& header
 
 // Tells the sender of a message that nobody will read that it may forget it.
 void ProcessTransport::GiveUp(const PeerKey& key, const PacketHeader& announced) {
-  if (announced.type != PacketType::kAnnounce) return;
+  if (!IsHeld(announced)) return;
   PacketHeader header = announced;
   header.type = PacketType::kGivenUp;
   SendHeader(key.peer, header);
@@ -404,7 +462,7 @@ void ProcessTransport::Drop(Transfer* transfer, std::shared_ptr<void> holder) {
     table.erase(found);
     if (transfer->send && IsPulled(*transfer) && !notes.given_up) {
       graveyard_bytes_ += transfer->layout.bytes();
-      buried_[key] = {holder, transfer->layout.bytes()};
+      buried_[key] = {holder, transfer->layout.bytes(), -1};
     }
   }
   if (std::erase(pulls_, transfer) > 0) SendControl(*transfer, PacketType::kGivenUp);

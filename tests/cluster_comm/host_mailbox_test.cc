@@ -97,7 +97,7 @@ TEST(HostMailboxConnectTest, AnotherFileIsNotTakenForAnInbox) {
   const int other = open("/dev/null", O_RDWR);
   const Status status = mailbox->Connect(1, getpid(), other);
   EXPECT_EQ(status.code(), StatusCode::kUnavailable);
-  EXPECT_THAT(status.message(), HasSubstr("is no mailbox of this job"));
+  EXPECT_THAT(status.message(), HasSubstr("is no memory of this job"));
   close(other);
   // The other one may have had more luck: what it sends is read.
   const auto peer = Make(1, 2);
