@@ -8,7 +8,7 @@
 namespace trireme {
 namespace {
 
-ModelShape Shape(ModelFamily family, int64_t vocab_size, int64_t positions) {
+ModelShape SmallShape(ModelFamily family, int64_t vocab_size, int64_t positions) {
   ModelShape shape;
   shape.family = family;
   shape.vocab_size = vocab_size;
@@ -46,7 +46,7 @@ std::vector<MemoryCase> MemoryCases() {
 // From the code that allocates: arenas that measure.
 StageMemory MemoryOf(const MemoryCase& c, int64_t vocab_size, TokenShape tokens) {
   StageOptions options;
-  options.shape = Shape(c.family, vocab_size, tokens.length);
+  options.shape = SmallShape(c.family, vocab_size, tokens.length);
   options.tokens = tokens;
   options.compute = c.compute;
   options.recompute = c.recompute;
@@ -89,7 +89,7 @@ TEST(MemoryTest, LogitsAreAChunkWhateverTheTokens) {
 // takes, kernels' own memory included.
 TEST(MemoryTest, AStepTakesLessThanItsScoresAndLogits) {
   HarnessOptions options;
-  options.shape = Shape(ModelFamily::kLlama, 16384, 4096);
+  options.shape = SmallShape(ModelFamily::kLlama, 16384, 4096);
   options.tokens = {1, 4096};
   options.microbatches = RandomBatches(1, options.tokens, options.shape.vocab_size, 3);
   const int64_t scores = options.shape.heads * 4096 * 4096 * ByteSize(DType::kF32);

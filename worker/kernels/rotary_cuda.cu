@@ -30,9 +30,9 @@ void RotaryInPlace(Stream& stream, const Heads& x, const Tensor& positions, cons
   CHECK_LE(2 * half, x.head_dim);
   CHECK_EQ(positions.elements(), x.batch * x.length);
   CHECK(sines.shape() == cosines.shape());
-  const bool packed = half % kRotaryPack == 0 && x.head_dim % kRotaryPack == 0 && x.row_stride % kRotaryPack == 0 &&
-                      gpu::IsPackAligned(x.data) && gpu::IsPackAligned(cosines.data()) &&
-                      gpu::IsPackAligned(sines.data());
+  const bool packed = half % kRotaryPack == 0 && x.head_dim % kRotaryPack == 0 &&
+                      x.row_stride % kRotaryPack == 0 && gpu::IsPackAligned(x.data) &&
+                      gpu::IsPackAligned(cosines.data()) && gpu::IsPackAligned(sines.data());
   WithFloatType(x.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     if (packed) {
