@@ -6,6 +6,7 @@
 #include <set>
 #include <sstream>
 
+#include "worker/inference/generator.h"
 #include "worker/kernels/cross_entropy.h"
 #include "worker/model/model_config.h"
 
@@ -88,7 +89,7 @@ std::vector<fs::path> FixtureTest::TrainedFolders() const {
   return folders;
 }
 
-Fixture::Fixture(const fs::path& folder) : name(folder.filename()) {
+Fixture::Fixture(const fs::path& folder) : folder(folder), name(folder.filename()) {
   auto opened = WeightSource::Open((folder / "model").string());
   CHECK(opened.ok()) << opened.status().message();
   model = std::move(opened).value();
@@ -103,6 +104,15 @@ Fixture::Fixture(const fs::path& folder) : name(folder.filename()) {
     ReadBatch(batches, StrCat("batch", i, "."));
   }
   CHECK(!options.microbatches.empty()) << folder << " has no batches";
+}
+
+std::vector<float> Fixture::Logits(DType compute) const {
+  auto model = LanguageModel::Load((folder / "model").string(), {compute, 2, kFixtureGpu});
+  EXPECT_TRUE(model.ok()) << model.status().message();
+  if (!model.ok()) return {};
+  LanguageModel::Session session(model->get(), options.tokens.batch, options.tokens.length);
+  const Tensor logits = session.AppendWithAllLogits(options.microbatches[0].ids);
+  return {logits.as<float>(), logits.as<float>() + logits.elements()};
 }
 
 void Fixture::ReadBatch(const TensorFile& batches, const std::string& prefix) {

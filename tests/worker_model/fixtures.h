@@ -71,12 +71,15 @@ class FixtureTest : public testing::Test {
 
 // A fixture folder opened: its model, batches and expectations.
 struct Fixture {
+  std::filesystem::path folder;
   std::string name;
   std::unique_ptr<WeightSource> model;
   HarnessOptions options;
   nlohmann::json expected_json;
 
   explicit Fixture(const std::filesystem::path& folder);
+  // Of batch 0, as commands load and run a model. Empty after a failure, which it tells.
+  std::vector<float> Logits(DType compute) const;
   void ReadBatch(const TensorFile& batches, const std::string& prefix);
   // The run of training.json.
   void SetTraining(const nlohmann::json& training);
