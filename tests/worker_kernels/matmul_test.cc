@@ -97,6 +97,28 @@ INSTANTIATE_TEST_SUITE_P(All, MatMulTest,
                                           testing::Values(DType::kF32, DType::kBF16),
                                           testing::Bool(), testing::Bool()));
 
+TEST(MatMulPackTest, SumsInSeveralGoesKeepWhatWasThereAndAddTheBiasOnce) {
+  const MatMulCase size = {256, 1100, 2100};
+  const Owned b = Owned::Random(DType::kF32, {size.k, size.n}, 2);
+  const Owned c0 = Owned::Random(DType::kF32, {size.m, size.n}, 3);
+  const Owned bias = Owned::Random(DType::kF32, {size.n}, 4);
+  for (const bool ta : {false, true}) {
+    const Owned a = Owned::Random(DType::kF32, {ta ? size.k : size.m, ta ? size.m : size.k}, 1);
+    Owned c = c0;
+    Stream stream(2);
+    MatMul(stream, Matrix::Of(a), Transpose{ta}, Matrix::Of(b), Transpose::kNo, Matrix::Of(c),
+           /*accumulate=*/true, bias.view());
+    for (int64_t at = 0; at < size.m * size.n; at += 2903) {
+      const int64_t i = at / size.n, j = at % size.n;
+      double expected = c0.At(at) + bias.At(j);
+      for (int64_t l = 0; l < size.k; ++l) {
+        expected += a.At(ta ? l * size.m + i : i * size.k + l) * b.At(l * size.n + j);
+      }
+      ASSERT_NEAR(c.At(at), expected, 1e-4) << i << ", " << j;
+    }
+  }
+}
+
 TEST(MatMulViewTest, PartsOfLargerMatricesAreReadAndWrittenInPlace) {
   const Owned a = Owned::Random(DType::kF32, {10, 40}, 1);
   const Owned b = Owned::Random(DType::kF32, {30, 40}, 2);

@@ -22,6 +22,10 @@ struct GemmCall {
   bool accumulate = false;
 };
 
+// True where f32 operands are read in place, row by row (machines without AVX-512): rows of an
+// operand that is used again and again then had better not begin at the same lines of the caches.
+bool GemmReadsInPlace();
+
 // Runs on the calling thread alone. Equal calls give equal bits. Compiled kernels are kept a
 // thread, so a shape's first call is slow. m, n and k are positive.
 void Gemm(const GemmCall& call);

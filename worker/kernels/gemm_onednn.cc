@@ -232,6 +232,16 @@ void Gemm(const GemmCall& call) {
   }
 }
 
+bool GemmReadsInPlace() {
+  static const bool in_place = [] {
+    // Sets of bits: what has AVX-512 has all of this one's.
+    const auto bits = [](dnnl::cpu_isa isa) { return static_cast<unsigned>(isa); };
+    const unsigned avx512 = bits(dnnl::cpu_isa::avx512_core);
+    return (bits(dnnl::get_effective_cpu_isa()) & avx512) != avx512;
+  }();
+  return in_place;
+}
+
 const char* MatMulLibrary() {
   static const std::string name = [] {
     const dnnl::version_t* version = dnnl::version();

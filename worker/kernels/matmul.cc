@@ -57,10 +57,11 @@ constexpr int64_t kPad = 16;
 constexpr int64_t kBadStride = 1024;
 constexpr int64_t kPackColumnsMin = 64;
 
-// An f32 panel of a transposed `a` with rows at multiples of 4 KiB is copied together first.
+// An f32 panel of a transposed `a` with rows at multiples of 4 KiB is copied together first, and
+// any where the library reads it in place.
 void GemmPacked(GemmCall call) {
-  const bool pack = call.input == DType::kF32 && call.transpose_a && call.lda % kBadStride == 0 &&
-                    call.n >= kPackColumnsMin;
+  const bool pack = call.input == DType::kF32 && call.transpose_a && call.n >= kPackColumnsMin &&
+                    (call.lda % kBadStride == 0 || GemmReadsInPlace());
   if (!pack) return Gemm(call);
   thread_local ThreadScratch scratch;
   const int64_t stride = call.m + kPad;
@@ -121,6 +122,36 @@ void RunTransposed(Stream& stream, const GemmCall& whole) {
     part.transpose_b = false;
     part.c = static_cast<std::byte*>(whole.c) + column * ByteSize(whole.output);
     if (whole.bias != nullptr) part.bias = whole.bias + column;
+    RunPanels(stream, part);
+  }
+}
+
+// Where the library reads `b` in place, and many rows use it, it is copied to padded rows first, as
+// many as fit in kTransposedBytes at a time.
+constexpr int64_t kPackRowsMin = 256;
+
+void RunPacked(Stream& stream, const GemmCall& whole) {
+  thread_local ThreadScratch scratch;
+  const int64_t stride = whole.n + kPad;
+  const int64_t row_bytes = stride * static_cast<int64_t>(sizeof(float));
+  const int64_t rows = EvenPiece(whole.k, std::max(kPackRowsMin, kTransposedBytes / row_bytes));
+  scratch.Reset(ThreadScratch::Bytes<float>(rows * stride));
+  float* b = scratch.Take<float>(rows * stride);
+  for (int64_t begin = 0; begin < whole.k; begin += rows) {
+    GemmCall part = whole;
+    part.k = std::min(rows, whole.k - begin);
+    part.a = static_cast<const float*>(whole.a) + (whole.transpose_a ? begin * whole.lda : begin);
+    part.accumulate = whole.accumulate || begin > 0;
+    if (begin > 0) part.bias = nullptr;
+    const float* from = static_cast<const float*>(whole.b) + begin * whole.ldb;
+    stream.ParallelFor(CeilDivide(part.k, kTransposeBlock), [&](int64_t block) {
+      const int64_t end = std::min(part.k, (block + 1) * kTransposeBlock);
+      for (int64_t row = block * kTransposeBlock; row < end; ++row) {
+        std::memcpy(b + row * stride, from + row * whole.ldb, whole.n * sizeof(float));
+      }
+    });
+    part.b = b;
+    part.ldb = stride;
     RunPanels(stream, part);
   }
 }
@@ -210,6 +241,9 @@ void MatMul(Stream& stream, const Matrix& a, Transpose transpose_a, const Matrix
   whole.accumulate = accumulate;
   if (tb && m >= kTransposeRowsMin && a.dtype == DType::kF32) {
     RunTransposed(stream, whole);
+  } else if (!tb && m >= kPackRowsMin && n >= kPackColumnsMin && a.dtype == DType::kF32 &&
+             c.dtype == DType::kF32 && GemmReadsInPlace()) {
+    RunPacked(stream, whole);
   } else {
     RunPanels(stream, whole);
   }
