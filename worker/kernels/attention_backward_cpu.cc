@@ -18,19 +18,21 @@ struct Scratch {
   float* dq;                           // [rows, D]
   float *scores, *dp;                  // [rows, stride]
   T *p, *ds;                           // [rows, stride]; scores and dp themselves in f32
-  int64_t stride;
+  int64_t stride, key_stride;
 
   Scratch(int64_t length, int64_t d, int64_t rows) {
     thread_local ThreadScratch scratch;
     CHECK_LE(rows, kRowsMax);
-    stride = CeilDivide(std::min(length, kStripKeys), 16) * 16;
+    stride = PaddedStride(std::min(length, kStripKeys));
+    key_stride = PaddedStride(length);
     constexpr bool kRounds = !std::is_same_v<T, float>;
-    scratch.Reset(3 * ThreadScratch::Bytes<T>(length * d) + 2 * ThreadScratch::Bytes<T>(rows * d) +
-                  2 * ThreadScratch::Bytes<float>(length * d) +
-                  ThreadScratch::Bytes<float>(rows * d) +
-                  2 * ThreadScratch::Bytes<float>(rows * stride) +
-                  2 * kRounds * ThreadScratch::Bytes<T>(rows * stride));
-    for (T** piece : {&k, &k_transposed, &v_transposed}) *piece = scratch.Take<T>(length * d);
+    scratch.Reset(
+        ThreadScratch::Bytes<T>(length * d) + 2 * ThreadScratch::Bytes<T>(key_stride * d) +
+        2 * ThreadScratch::Bytes<T>(rows * d) + 2 * ThreadScratch::Bytes<float>(length * d) +
+        ThreadScratch::Bytes<float>(rows * d) + 2 * ThreadScratch::Bytes<float>(rows * stride) +
+        2 * kRounds * ThreadScratch::Bytes<T>(rows * stride));
+    k = scratch.Take<T>(length * d);
+    for (T** piece : {&k_transposed, &v_transposed}) *piece = scratch.Take<T>(key_stride * d);
     for (T** piece : {&q, &dout}) *piece = scratch.Take<T>(rows * d);
     for (float** piece : {&dk, &dv}) *piece = scratch.Take<float>(length * d);
     dq = scratch.Take<float>(rows * d);
@@ -65,14 +67,14 @@ void GradientRow(const QueryBlock& block, int64_t row, int64_t key, int64_t keys
 }
 
 template <typename T>
-void BackwardStrip(const QueryBlock& block, int64_t d, int64_t length, int64_t key, int64_t keys,
-                   bool first, const float* log_sum_exp, const float* delta, const Scratch<T>& s) {
+void BackwardStrip(const QueryBlock& block, int64_t d, int64_t key, int64_t keys, bool first,
+                   const float* log_sum_exp, const float* delta, const Scratch<T>& s) {
   const int64_t rows = block.rows();
   const Tile q = TileOf(s.q, d), dout = TileOf(s.dout, d);
-  TileProduct(q, false, TileOf(s.k_transposed + key, length), s.scores, s.stride, rows, keys, d,
-              false);
-  TileProduct(dout, false, TileOf(s.v_transposed + key, length), s.dp, s.stride, rows, keys, d,
-              false);
+  TileProduct(q, false, TileOf(s.k_transposed + key, s.key_stride), s.scores, s.stride, rows, keys,
+              d, false);
+  TileProduct(dout, false, TileOf(s.v_transposed + key, s.key_stride), s.dp, s.stride, rows, keys,
+              d, false);
   for (int64_t row = 0; row < rows; ++row) {
     GradientRow(block, row, key, keys, log_sum_exp[row], delta[row], s);
   }
@@ -102,8 +104,8 @@ void BackwardBlock(const QueryBlock& block, const Gradients& g, const float* sav
   }
   const int64_t first = block.FirstKey(), end = block.EndKey();
   for (int64_t key = first; key < end; key += kStripKeys) {
-    BackwardStrip(block, d, length, key, std::min(kStripKeys, end - key), key == first, log_sum_exp,
-                  delta, s);
+    BackwardStrip(block, d, key, std::min(kStripKeys, end - key), key == first, log_sum_exp, delta,
+                  s);
   }
   for (int64_t row = 0; row < rows; ++row) {
     T* dq = HeadRow<T>(g.dq, block.b, block.Token(row), block.Head(row));
@@ -122,8 +124,8 @@ void BackwardKeyHead(const Gradients& g, int64_t b, int64_t key_head, const floa
   const Scratch<T> s(length, d, std::min(group, kHeadsMax) * tokens);
   const T *k = HeadRow<T>(g.k, b, 0, key_head), *v = HeadRow<T>(g.v, b, 0, key_head);
   CopyRows(k, g.k.row_stride, length, d, s.k, d);
-  TransposeRows(k, g.k.row_stride, length, d, s.k_transposed, length);
-  TransposeRows(v, g.v.row_stride, length, d, s.v_transposed, length);
+  TransposeRows(k, g.k.row_stride, length, d, s.k_transposed, s.key_stride);
+  TransposeRows(v, g.v.row_stride, length, d, s.v_transposed, s.key_stride);
   Zero(s.dk, 0, length * d);
   Zero(s.dv, 0, length * d);
   for (int64_t head = 0; head < group; head += kHeadsMax) {

@@ -8,14 +8,14 @@
 namespace trireme {
 namespace {
 
-// Keys transposed and values, a head after the other and contiguous: strides of the model's fused
-// buffers are often powers of two, which a tile's rows must not be apart.
+// Keys transposed and values, a head after the other: strides of the model's fused buffers are
+// often powers of two, which a tile's rows must not be apart.
 template <typename T>
 struct PackedKeys {
-  T *keys, *values;  // [B, Hk, D, length] and [B, Hk, length, D]
-  int64_t length;
+  T *keys, *values;  // [B, Hk, D, stride] and [B, Hk, length, D]
+  int64_t length, stride;
 
-  T* Keys(int64_t head, int64_t d) const { return keys + head * d * length; }
+  T* Keys(int64_t head, int64_t d) const { return keys + head * d * stride; }
   T* Values(int64_t head, int64_t d) const { return values + head * d * length; }
 };
 
@@ -25,15 +25,18 @@ PackedKeys<T> Pack(Stream& stream, const Heads& k, const Heads& v, const int32_t
   int64_t length = k.length;
   if (lengths != nullptr) length = *std::max_element(lengths, lengths + k.batch);
   const int64_t heads = k.batch * k.heads, d = k.head_dim;
-  scratch.Reset(2 * ThreadScratch::Bytes<T>(heads * length * d));
   PackedKeys<T> packed;
   packed.length = length;
-  packed.keys = scratch.Take<T>(heads * length * d);
+  packed.stride = PaddedStride(length);
+  scratch.Reset(ThreadScratch::Bytes<T>(heads * packed.stride * d) +
+                ThreadScratch::Bytes<T>(heads * length * d));
+  packed.keys = scratch.Take<T>(heads * packed.stride * d);
   packed.values = scratch.Take<T>(heads * length * d);
   stream.ParallelFor(heads, [&](int64_t head) {
     const int64_t b = head / k.heads, h = head % k.heads;
     const int64_t filled = lengths == nullptr ? length : lengths[b];
-    TransposeRows(HeadRow<T>(k, b, 0, h), k.row_stride, filled, d, packed.Keys(head, d), length);
+    TransposeRows(HeadRow<T>(k, b, 0, h), k.row_stride, filled, d, packed.Keys(head, d),
+                  packed.stride);
     CopyRows(HeadRow<T>(v, b, 0, h), v.row_stride, filled, d, packed.Values(head, d), d);
   });
   return packed;
@@ -52,7 +55,7 @@ struct BlockScratch {
   BlockScratch(int64_t rows, int64_t d, int64_t keys_max) {
     thread_local ThreadScratch scratch;
     CHECK_LE(rows, kRowsMax);
-    stride = CeilDivide(std::min(keys_max, kStripKeys), 16) * 16;
+    stride = PaddedStride(std::min(keys_max, kStripKeys));
     constexpr bool kRounds = !std::is_same_v<T, float>;
     scratch.Reset(ThreadScratch::Bytes<float>(rows * stride) +
                   ThreadScratch::Bytes<float>(rows * d) +
@@ -98,7 +101,7 @@ template <typename T>
 void ForwardStrip(const QueryBlock& block, const Heads& q, const PackedKeys<T>& packed,
                   int64_t key_head, int64_t key, int64_t keys, bool first, BlockScratch<T>& s) {
   const int64_t d = q.head_dim;
-  const Tile k = TileOf(packed.Keys(key_head, d) + key, packed.length);
+  const Tile k = TileOf(packed.Keys(key_head, d) + key, packed.stride);
   for (int64_t h = 0; h < block.heads; ++h) {
     const Tile queries =
         TileOf(HeadRow<T>(q, block.b, block.begin, block.first_head + h), q.row_stride);

@@ -28,6 +28,10 @@ T* HeadRow(const Heads& heads, int64_t b, int64_t t, int64_t h) {
          h * heads.head_dim;
 }
 
+// Elements from row to row of a tile that is read again and again: whole vectors, and one cache
+// line more, so that rows do not meet in the caches.
+inline int64_t PaddedStride(int64_t columns) { return CeilDivide(columns, 16) * 16 + 16; }
+
 // A row-major tile: rows at data + r * stride.
 struct Tile {
   const void* data;
