@@ -19,7 +19,7 @@ namespace trireme {
 namespace {
 
 // As a launcher would have set it, before CUDA starts.
-const bool environment = [] {
+const bool nccl_environment = [] {
   const std::pair<const char*, const char*> defaults[] = {{"NCCL_SOCKET_IFNAME", "lo"},
                                                           {"NCCL_NET", "Socket"},
                                                           {"NCCL_IB_DISABLE", "1"},
