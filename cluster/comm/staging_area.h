@@ -1,6 +1,7 @@
 // StagingArea: messages of some hundred kilobytes between the processes of one host. The sender
 // copies one into memory that all of them have mapped, and is done with it; receivers copy it out.
 // Two copies that stay in a cache cost half of one by the kernel, which looks up every page.
+// What a process that died has not fetched stays taken; without room messages go another way.
 #pragma once
 
 #include <cstddef>
