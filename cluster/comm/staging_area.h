@@ -16,7 +16,7 @@
 namespace trireme {
 
 // memcpy, in pieces. From 2 KiB on, C libraries use the processor's own copying of strings, which
-// on AMD's Zen 3 and 4 is twenty times slower where the target lies some bytes further into its
+// on AMD's Zen 3 is twenty times slower where the target lies some bytes further into its
 // page than the source.
 void CopyInPieces(std::byte* target, const std::byte* source, int64_t bytes);
 
