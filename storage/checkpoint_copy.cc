@@ -18,7 +18,7 @@ Status CopyObject(const ObjectStore& from, const std::string& key, ObjectStore& 
   ASSIGN_OR_RETURN(const auto writer, to.Create(key));
   std::vector<std::byte> block;
   for (int64_t at = 0; at < size; at += static_cast<int64_t>(block.size())) {
-    block.resize(static_cast<size_t>(std::min(kBlockBytes, size - at)));
+    block.resize(static_cast<size_t>(std::min(kObjectBlockBytes, size - at)));
     RETURN_IF_ERROR(from.Read(key, at, block));
     RETURN_IF_ERROR(writer->Append(block));
   }
@@ -61,7 +61,8 @@ Status CompareTensor(const CheckpointReader& a, const CheckpointReader& b, const
                      TensorDifference* difference) {
   const int64_t rows = info.shape.empty() ? 1 : info.shape[0];
   const int64_t row_bytes = rows == 0 ? 0 : ElementCount(info.shape) / rows * ByteSize(info.dtype);
-  const int64_t block_rows = std::max<int64_t>(1, kBlockBytes / std::max<int64_t>(1, row_bytes));
+  const int64_t block_rows =
+      std::max<int64_t>(1, kObjectBlockBytes / std::max<int64_t>(1, row_bytes));
   std::vector<std::byte> block_a, block_b;
   for (int64_t row = 0; row < rows && row_bytes > 0; row += block_rows) {
     Box box = Box::Whole(info.shape);

@@ -18,7 +18,7 @@ Status ReadBlocks(const ObjectStore& store, const std::string& key, int64_t begi
                   const Sink& sink) {
   std::vector<std::byte> block;
   for (int64_t at = begin; at < end; at += static_cast<int64_t>(block.size())) {
-    block.resize(static_cast<size_t>(std::min(kBlockBytes, end - at)));
+    block.resize(static_cast<size_t>(std::min(kObjectBlockBytes, end - at)));
     RETURN_IF_ERROR(store.Read(key, at, block));
     sink(std::span<const std::byte>(block));
   }
@@ -173,7 +173,8 @@ Result<CheckpointHash> CheckpointReader::Hash() const {
     const int64_t rows = info.shape.empty() ? 1 : info.shape[0];
     const int64_t row_bytes =
         rows == 0 ? 0 : ElementCount(info.shape) / rows * ByteSize(info.dtype);
-    const int64_t block_rows = std::max<int64_t>(1, kBlockBytes / std::max<int64_t>(1, row_bytes));
+    const int64_t block_rows =
+        std::max<int64_t>(1, kObjectBlockBytes / std::max<int64_t>(1, row_bytes));
     for (int64_t row = 0; row < rows && row_bytes > 0; row += block_rows) {
       Box box = Box::Whole(info.shape);
       if (!info.shape.empty()) {

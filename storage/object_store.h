@@ -16,7 +16,7 @@
 namespace trireme {
 
 // Large objects are read, checked and copied in blocks of this size.
-inline constexpr int64_t kBlockBytes = 8 << 20;
+inline constexpr int64_t kObjectBlockBytes = 8 << 20;
 
 // One object on its way into a store. Nothing is visible under its key before Commit() returns OK;
 // destroyed without Commit(), it leaves nothing. Used by one thread.

@@ -65,7 +65,7 @@ Status ReadStoredBox(const ObjectStore& store, const StoredBox& stored, const Bo
   }
 
   const int64_t block_rows =
-      std::clamp<int64_t>(kBlockBytes / (row_elements * element_bytes), int64_t{1}, rows);
+      std::clamp<int64_t>(kObjectBlockBytes / (row_elements * element_bytes), int64_t{1}, rows);
   std::vector<std::byte> raw(block_rows * row_elements * element_bytes);
   std::vector<std::byte> converted;
   if (stored.dtype != target_dtype) {

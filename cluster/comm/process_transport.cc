@@ -300,6 +300,7 @@ void ProcessTransport::Deliver(Transfer* receive, const PacketHeader& header,
   } else if (IsPulled(*receive)) {
     ChunkNotes& notes = NotesOf(*receive);
     notes.staged = header.type == PacketType::kStaged;
+    CHECK(!notes.staged || staging_ != nullptr) << "a staged message, and no staging area";
     notes.remote =
         notes.staged
             ? StreamLayout({{staging_->Of(receive->peer, header.tag, header.bytes), header.bytes}})

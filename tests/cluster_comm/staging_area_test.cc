@@ -1,7 +1,5 @@
 #include "cluster/comm/staging_area.h"
 
-#include <fcntl.h>
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -14,8 +12,6 @@
 
 namespace trireme {
 namespace {
-
-using testing::HasSubstr;
 
 std::unique_ptr<StagingArea> Make(int size) {
   auto made = StagingArea::Make(size);
@@ -128,16 +124,6 @@ TEST(StagingAreaTest, AnotherProcessReadsABlockEvenAfterItsOwnersEnd) {
   EXPECT_STREQ(reinterpret_cast<const char*>(area->Of(1, said[1], 8)), "message");
   close(pipes[0]);
   close(pipes[1]);
-}
-
-TEST(StagingAreaTest, OnlyAnAreaIsMapped) {
-  const auto area = Make(2);
-  EXPECT_THAT(area->Connect(1, getpid(), 9999).message(), HasSubstr("/fd/9999"));
-  const int other = open("/dev/null", O_RDWR);
-  const Status status = area->Connect(1, getpid(), other);
-  EXPECT_EQ(status.code(), StatusCode::kUnavailable);
-  EXPECT_THAT(status.message(), HasSubstr("is no memory of this job: 0 bytes, expected 8388608"));
-  close(other);
 }
 
 TEST(StagingAreaDeathTest, ABlockOutsideOfAnAreaIsRefused) {

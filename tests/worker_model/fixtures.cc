@@ -171,9 +171,35 @@ std::vector<std::pair<int64_t, int64_t>> Fixture::ZeroSlices(const std::string& 
   return slices;
 }
 
-bool Fixture::In(const std::vector<std::pair<int64_t, int64_t>>& slices, int64_t i) {
-  return std::any_of(slices.begin(), slices.end(),
-                     [&](auto slice) { return slice.first <= i && i < slice.second; });
+void Fixture::ForEachElement(const std::string& tensor, size_t elements,
+                             const std::function<void(size_t i)>& visit) const {
+  const auto zero = ZeroSlices(tensor, static_cast<int64_t>(elements));
+  for (size_t i = 0; i < elements; ++i) {
+    const auto at = static_cast<int64_t>(i);
+    const bool is_zero = std::any_of(zero.begin(), zero.end(), [at](const auto& slice) {
+      return slice.first <= at && at < slice.second;
+    });
+    if (!is_zero) visit(i);
+  }
+}
+
+HarnessResult Fixture::Train(const nlohmann::json& training, DType compute,
+                             const std::function<void(double, double, double)>& visit) {
+  SetTraining(training);
+  options.compute = compute;
+  HarnessResult result = RunHarness(options);
+  EXPECT_TRUE(result.status.ok()) << result.status.message();
+  if (!result.status.ok()) return {};
+  const TensorFile trained = TensorFile::Open(folder / "trained.safetensors");
+  EXPECT_EQ(trained.reader->header().tensors.size(), model->tensors().size());
+  for (const SafetensorsTensor& tensor : trained.reader->header().tensors) {
+    const auto reference = trained.Read<float>(tensor.name);
+    const auto start = Initial(tensor.name, tensor.shape);
+    const auto& ours = result.state.at(tensor.name);
+    ForEachElement(tensor.name, reference.size(),
+                   [&](size_t i) { visit(ours[i], reference[i], start[i]); });
+  }
+  return result;
 }
 
 }  // namespace trireme

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -87,7 +88,14 @@ struct Fixture {
   // Elements whose gradient is zero by algebra: [from, to) of the flat tensor, by name.
   std::vector<std::pair<int64_t, int64_t>> ZeroSlices(const std::string& tensor,
                                                       int64_t elements) const;
-  static bool In(const std::vector<std::pair<int64_t, int64_t>>& slices, int64_t i);
+  // Calls visit(i) for the elements of a tensor but those.
+  void ForEachElement(const std::string& tensor, size_t elements,
+                      const std::function<void(size_t i)>& visit) const;
+  // The run of training.json in `compute`; elements of the weights at its end go to visit(ours,
+  // reference, initial). Without losses after a failure, which it tells.
+  HarnessResult Train(
+      const nlohmann::json& training, DType compute,
+      const std::function<void(double ours, double reference, double initial)>& visit);
 };
 
 }  // namespace trireme

@@ -128,13 +128,15 @@ void RunTransposed(Stream& stream, const GemmCall& whole) {
 
 // Where the library reads `b` in place, and many rows use it, it is copied to padded rows first, as
 // many as fit in kTransposedBytes at a time.
-constexpr int64_t kPackRowsMin = 256;
+constexpr int64_t kPackRowsMin = 256;  // of the result
+constexpr int64_t kPackedRowsMin =
+    256;  // of b at a time: the result is read and written in each go
 
 void RunPacked(Stream& stream, const GemmCall& whole) {
   thread_local ThreadScratch scratch;
   const int64_t stride = whole.n + kPad;
   const int64_t row_bytes = stride * static_cast<int64_t>(sizeof(float));
-  const int64_t rows = EvenPiece(whole.k, std::max(kPackRowsMin, kTransposedBytes / row_bytes));
+  const int64_t rows = EvenPiece(whole.k, std::max(kPackedRowsMin, kTransposedBytes / row_bytes));
   scratch.Reset(ThreadScratch::Bytes<float>(rows * stride));
   float* b = scratch.Take<float>(rows * stride);
   for (int64_t begin = 0; begin < whole.k; begin += rows) {

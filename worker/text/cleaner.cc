@@ -32,7 +32,7 @@ Result<int64_t> ReadCleanBatch(TextSource* source, CleanBatch* batch) {
   return bytes;
 }
 
-void CleanAll(const CleanOptions& options, CleanBatch* batch) {
+void CleanDocuments(const CleanOptions& options, CleanBatch* batch) {
   for (Document& document : batch->documents) {
     Item item;
     item.id = std::move(document.id);
@@ -118,7 +118,7 @@ Result<CleanReport> CleanCorpus(
       threads, kCleanBytesInFlight,
       [&](CleanBatch* batch) { return ReadCleanBatch(source.get(), batch); },
       [&](CleanBatch& batch) {
-        CleanAll(options, &batch);
+        CleanDocuments(options, &batch);
         return OkStatus();
       },
       [&](CleanBatch& batch) {
