@@ -16,6 +16,8 @@
 
 namespace trireme {
 
+class Stream;
+
 // Elements in memory that the caller keeps alive and untouched until the Work is done, or abandoned
 // and later released by the transport's graveyard (see Work::Abandon).
 struct BufferRef {
@@ -49,6 +51,11 @@ class Work {
   // ranks that were still waited for, and leaves it in flight; kUnavailable: a peer is lost or the
   // group's generation is over.
   Status Wait(Micros timeout);
+  // Lets `stream` go on behind the operation: what it is given from here on finds the results and
+  // may use the buffers. On a GPU this blocks until the operation is on its way there, elsewhere
+  // until it is done, at most `timeout`; errors as those of Wait. When it is OK the Work is spent:
+  // what becomes of the operation is told by Communicator::Settle.
+  Status Follow(Stream& stream, Micros timeout);
   // Gives the operation up: its requests are dropped and the memory they may still touch goes to
   // the graveyard with it (`keep_alive`), so that the caller can go on at once. To be called after
   // an error of Wait too, where the caller would free or reuse that memory.
@@ -94,6 +101,10 @@ class Communicator {
   virtual Work Send(BufferRef buffer, int peer, int tag) = 0;
   virtual Work Receive(BufferRef buffer, int peer, int tag) = 0;
   virtual Work Barrier() = 0;
+
+  // Waits for all operations that streams follow, and tells the first error among them: only then
+  // is what was made of their results worth anything. Nothing to do for memory of the host.
+  virtual Status Settle(Micros timeout) { return OkStatus(); }
 
   // Ends the group: everything in flight and later ends with kUnavailable and this reason.
   // Callable from any thread.

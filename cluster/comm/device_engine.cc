@@ -13,6 +13,8 @@ namespace {
 // How long pollers sleep between two looks: short against a collective, long against a core.
 constexpr Micros kPollMicros = 30;
 constexpr Micros kPollMicrosMax = 300;
+// Who only waits for an operation's start looks again at once, for so long.
+constexpr Micros kSpinMicros = 100;
 
 }  // namespace
 
@@ -102,6 +104,7 @@ void DeviceEngine::AddGroup(std::shared_ptr<DeviceGroup> group) {
 void DeviceEngine::CloseGroup(DeviceGroup& group) {
   std::lock_guard<std::mutex> lock(mutex_);
   group.closed = true;
+  std::erase_if(followed_, [&](const auto& other) { return other->group == group.group; });
   std::erase_if(groups_, [](const auto& other) { return other->closed && !other->busy(); });
 }
 
@@ -123,20 +126,62 @@ void DeviceEngine::Submit(const std::shared_ptr<DeviceOperation>& operation, Dev
 
 Status DeviceEngine::Wait(DeviceOperation& operation, Micros timeout) {
   if (operation.finished()) return operation.status;
-  const Micros begin = RealClock().NowMicros();
   std::unique_lock<std::mutex> lock(mutex_);
+  return Await(&lock, operation, timeout, /*until_under_way=*/false);
+}
+
+Status DeviceEngine::Await(std::unique_lock<std::mutex>* lock, DeviceOperation& operation,
+                           Micros timeout, bool until_under_way) {
+  const Micros begin = RealClock().NowMicros();
   Micros sleep = kPollMicros;
+  const auto reached = [&] {
+    return operation.finished() || (until_under_way && operation.under_way);
+  };
   while (true) {
-    const bool progressed = !operation.finished() && Drive();
+    const bool progressed = !reached() && Drive();
     if (operation.finished()) return operation.status;
+    if (reached()) return OkStatus();
     if (progressed) continue;
     const Micros waited = RealClock().NowMicros() - begin;
     if (waited >= timeout) {
       return DeadlineExceededError(operation.Describe() + operation.describe_wait(waited));
     }
+    if (until_under_way && waited < kSpinMicros) {
+      lock->unlock();
+      std::this_thread::yield();
+      lock->lock();
+      continue;
+    }
     sleep = std::min(2 * sleep, kPollMicrosMax);
-    news_.wait_for(lock, std::chrono::microseconds(std::min(sleep, timeout - waited)));
+    news_.wait_for(*lock, std::chrono::microseconds(std::min(sleep, timeout - waited)));
   }
+}
+
+Status DeviceEngine::Follow(const std::shared_ptr<DeviceOperation>& operation, Stream& stream,
+                            Micros timeout) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  RETURN_IF_ERROR(Await(&lock, *operation, timeout, /*until_under_way=*/true));
+  if (operation->finished()) return OkStatus();
+  std::erase_if(followed_, [](const auto& other) { return other->finished() && other->status.ok(); });
+  followed_.push_back(operation);
+  stream.Wait(operation->results);
+  return OkStatus();
+}
+
+Status DeviceEngine::Settle(const DeviceGroup& group, Micros timeout) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  Status first;
+  std::vector<std::shared_ptr<DeviceOperation>> mine;
+  std::erase_if(followed_, [&](const auto& operation) {
+    if (operation->group != group.group) return false;
+    mine.push_back(operation);
+    return true;
+  });
+  for (const auto& operation : mine) {
+    if (first.ok()) first = Await(&lock, *operation, timeout, /*until_under_way=*/false);
+    if (!operation->finished()) followed_.push_back(operation);
+  }
+  return first;
 }
 
 std::string DeviceEngine::DescribeWait(DeviceOperation& operation, Micros waited) {

@@ -49,6 +49,9 @@ class DeviceOperation {
   std::atomic<bool> ended{false};
   Status status;
   Micros begun = 0;
+  // Everything that makes the results is on its way through the GPU, up to this event.
+  bool under_way = false;
+  StreamEvent results;
   // What follows Describe() in the text of a deadline; by the group that drives the operation.
   std::function<std::string(Micros waited)> describe_wait;
   // Memory that the device or the network may touch until the steps are over: scratch, and what
@@ -87,6 +90,9 @@ class DeviceEngine {
   void Submit(const std::shared_ptr<DeviceOperation>& operation, DeviceGroup& group,
               const std::function<void()>& start);
   Status Wait(DeviceOperation& operation, Micros timeout);
+  // Work::Follow: the operation is remembered until it has ended, for Settle.
+  Status Follow(const std::shared_ptr<DeviceOperation>& operation, Stream& stream, Micros timeout);
+  Status Settle(const DeviceGroup& group, Micros timeout);
   void Abandon(DeviceOperation& operation, std::shared_ptr<void> keep_alive);
   void Revoke(DeviceGroup& group, const std::string& reason);
   std::string DescribeWait(DeviceOperation& operation, Micros waited);
@@ -97,6 +103,8 @@ class DeviceEngine {
   void Run(const std::string& thread_name);
   bool Drive();
   bool Busy() const;
+  Status Await(std::unique_lock<std::mutex>* lock, DeviceOperation& operation, Micros timeout,
+               bool until_under_way);
   void RevokeLocked(DeviceGroup& group, const std::string& reason);
 
   std::mutex mutex_;
@@ -104,6 +112,7 @@ class DeviceEngine {
   bool stop_ = false;
   uint64_t generation_ = 0;
   std::vector<std::shared_ptr<DeviceGroup>> groups_;
+  std::vector<std::shared_ptr<DeviceOperation>> followed_;
   std::thread thread_;
 };
 
@@ -114,6 +123,9 @@ class DeviceWork final : public Work::State {
       : engine_(std::move(engine)), operation_(std::move(operation)) {}
   bool Test() override { return operation_->finished(); }
   Status Wait(Micros timeout) override { return engine_->Wait(*operation_, timeout); }
+  Status Follow(Stream& stream, Micros timeout) override {
+    return engine_->Follow(operation_, stream, timeout);
+  }
   void Abandon(std::shared_ptr<void> keep_alive) override {
     engine_->Abandon(*operation_, std::move(keep_alive));
   }

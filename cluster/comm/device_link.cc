@@ -16,6 +16,7 @@ Buffer DeviceMemory(const Stream& compute, int64_t bytes) {
 }
 
 Buffer PinnedMemory(const Stream& compute, int64_t bytes) {
+  (void)compute.native();
   return compute.device() == DeviceKind::kCuda ? Buffer::Pinned(bytes, "communication")
                                                : Buffer(bytes);
 }

@@ -168,6 +168,8 @@ bool NcclChannel::AdvanceTasks() {
     if (in_progress_ || task.begun < task.steps.size()) break;
     task.done = stream_->Record();
     task.recorded = progressed = true;
+    task.operation->results = task.done;
+    task.operation->under_way = true;
   }
   // An error of the network or a peer shows here while the GPU still waits.
   if (!in_progress_ && comm_ != nullptr && !tasks_.empty()) {

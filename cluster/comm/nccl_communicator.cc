@@ -1,5 +1,6 @@
 #include "cluster/comm/nccl_communicator.h"
 
+#include <algorithm>
 #include <map>
 #include <utility>
 
@@ -20,10 +21,20 @@ std::byte* At(BufferRef buffer, int64_t element) {
   return static_cast<std::byte*>(buffer.data) + element * ByteSize(buffer.dtype);
 }
 
-int64_t Count(const Ranges& ranges) {
-  int64_t count = 0;
-  for (const ElementRange& range : ranges) count += range.end - range.begin;
-  return count;
+// Vectors of NCCL's copies; at other addresses it goes byte by byte.
+constexpr int64_t kCopyBytes = 16;
+
+// The same lengths one behind the other, each where NCCL copies vectors: sender and receiver cut
+// their messages alike.
+Ranges Packed(const Ranges& ranges, DType dtype) {
+  const int64_t step = kCopyBytes / ByteSize(dtype);
+  Ranges packed;
+  int64_t begin = 0;
+  for (const ElementRange& range : ranges) {
+    packed.push_back({begin, begin + range.end - range.begin});
+    begin = (packed.back().end + step - 1) / step * step;
+  }
+  return packed;
 }
 
 // Calls of NCCL that begin together. Errors come out of End; a call that goes on is not one.
@@ -185,6 +196,7 @@ class NcclCommunicator final : public Communicator {
                   [&](StreamEvent called) { state_->AddBarrier(operation, std::move(called)); });
   }
 
+  Status Settle(Micros timeout) override { return engine_->Settle(*state_, timeout); }
   void Revoke(const std::string& reason) override { engine_->Revoke(*state_, reason); }
 
  private:
@@ -232,51 +244,42 @@ class NcclCommunicator final : public Communicator {
       }
     }
     const Ranges mine = ranges_of[rank()];
-    const int64_t count = Count(mine);
-    // Where each contribution's own elements are: in place, or one range behind the other.
+    const Ranges packed = Packed(mine, out.dtype);
+    if (packed.empty() || packed.back().end == 0) return {ExchangeStep(api_, std::move(parts))};
+    // Where each contribution's own elements are: in place, or packed in the scratch area.
     struct Input {
       BufferRef buffer;
       bool local;
     };
+    const int64_t area_bytes = Arena::RoundUp(packed.back().end * ByteSize(out.dtype));
+    const std::vector<SumTree::Contribution> contributions = tree.Contributions();
+    const int64_t remote =
+        std::count_if(contributions.begin(), contributions.end(),
+                      [&](const auto& contribution) { return contribution.rank != rank(); });
+    std::byte* area = state_->scratch.Take(remote * area_bytes, &operation);
     std::vector<Input> inputs;
-    for (const auto& contribution : tree.Contributions()) {
-      if (count == 0) break;
+    for (const auto& contribution : contributions) {
       if (contribution.rank == rank()) {
         inputs.push_back({partials[contribution.index], true});
         continue;
       }
-      auto memory = state_->scratch->Take(count * ByteSize(out.dtype));
-      inputs.push_back({{memory.get(), count, out.dtype}, false});
-      operation.held.push_back(std::move(memory));
-      AddParts(&parts, false, contribution.rank, inputs.back().buffer, CutAlike(mine));
+      inputs.push_back({{area, packed.back().end, out.dtype}, false});
+      area += area_bytes;
+      AddParts(&parts, false, contribution.rank, inputs.back().buffer, packed);
     }
-    Steps steps = {ExchangeStep(api_, std::move(parts))};
-    if (count == 0) return steps;
-    steps.push_back([inputs, mine, out, order = OrderOf(tree)](nccl::Comm, Stream& stream) -> int {
-      int64_t behind = 0;  // elements of the ranges before this one
-      for (const ElementRange& range : mine) {
+    const auto add = [inputs, mine, packed, out, order = OrderOf(tree)](nccl::Comm,
+                                                                        Stream& stream) -> int {
+      for (size_t i = 0; i < mine.size(); ++i) {
         std::vector<const void*> pointers;
         for (const Input& input : inputs) {
-          pointers.push_back(At(input.buffer, input.local ? range.begin : behind));
+          pointers.push_back(At(input.buffer, input.local ? mine[i].begin : packed[i].begin));
         }
-        SumInOrder(stream, out.dtype, order, pointers, At(out, range.begin),
-                   range.end - range.begin);
-        behind += range.end - range.begin;
+        SumInOrder(stream, out.dtype, order, pointers, At(out, mine[i].begin),
+                   mine[i].end - mine[i].begin);
       }
       return nccl::kSuccess;
-    });
-    return steps;
-  }
-
-  // The same lengths from 0 on: sender and receiver cut their messages alike.
-  static Ranges CutAlike(const Ranges& ranges) {
-    Ranges packed;
-    int64_t end = 0;
-    for (const ElementRange& range : ranges) {
-      packed.push_back({end, end + range.end - range.begin});
-      end = packed.back().end;
-    }
-    return packed;
+    };
+    return {ExchangeStep(api_, std::move(parts)), add};
   }
 
   NcclChannel::Step GatherStep(BufferRef buffer, const ElementRanges& ranges_of) {
@@ -294,9 +297,7 @@ class NcclCommunicator final : public Communicator {
   BufferRef OwnSum(DeviceOperation& operation, std::span<const BufferRef> partials, BufferRef out,
                    Steps* steps) {
     if (partials.size() == 1) return partials[0];
-    auto memory = state_->scratch->Take(out.bytes());
-    const BufferRef sum = {memory.get(), out.count, out.dtype};
-    operation.held.push_back(std::move(memory));
+    const BufferRef sum = {state_->scratch.Take(out.bytes(), &operation), out.count, out.dtype};
     std::vector<const void*> inputs;
     for (const BufferRef& partial : partials) inputs.push_back(partial.data);
     steps->push_back([inputs, sum](nccl::Comm, Stream& stream) -> int {

@@ -11,6 +11,14 @@ constexpr Micros kNoticeAfter = 10'000;
 
 }  // namespace
 
+std::byte* CollectiveScratch::Take(int64_t bytes, DeviceOperation* operation) {
+  if (areas_.empty() || areas_.back()->bytes() < bytes) {
+    areas_.push_back(std::make_shared<Buffer>(DeviceMemory(*compute_, bytes)));
+  }
+  operation->held.push_back(areas_.back());
+  return areas_.back()->data();
+}
+
 NcclGroup::NcclGroup(const nccl::Api* api, std::shared_ptr<NcclReaper> reaper,
                      std::shared_ptr<CommGroup> shared_group, std::unique_ptr<Communicator> host,
                      std::unique_ptr<Communicator> control, Stream* compute)
@@ -19,8 +27,7 @@ NcclGroup::NcclGroup(const nccl::Api* api, std::shared_ptr<NcclReaper> reaper,
       host(std::move(host)),
       control(std::move(control)),
       stage(std::make_shared<HostStage>(compute)),
-      scratch(std::make_shared<ScratchPool>(
-          [compute](int64_t bytes) { return DeviceMemory(*compute, bytes); })),
+      scratch(compute),
       messages(api, reaper, group, this->host.get(), this->control.get(), stage),
       collectives_(
           api, reaper, {group->Describe(), group->rank, static_cast<int>(group->members.size())},

@@ -11,6 +11,20 @@
 
 namespace trireme {
 
+// Memory of the GPU that the collectives of a group use one after the other, in the order of their
+// stream. Under the engine's lock, or before any operation.
+class CollectiveScratch {
+ public:
+  explicit CollectiveScratch(Stream* compute) : compute_(compute) {}
+  // At least `bytes`, and in `operation`'s hold. What was smaller is kept: freeing memory may wait
+  // for kernels that wait for peers.
+  std::byte* Take(int64_t bytes, DeviceOperation* operation);
+
+ private:
+  Stream* compute_;
+  std::vector<std::shared_ptr<Buffer>> areas_;
+};
+
 class NcclGroup final : public DeviceGroup {
  public:
   NcclGroup(const nccl::Api* api, std::shared_ptr<NcclReaper> reaper,
@@ -31,7 +45,7 @@ class NcclGroup final : public DeviceGroup {
   const std::unique_ptr<Communicator> host;     // barriers, small messages
   const std::unique_ptr<Communicator> control;  // unique ids, announcements, notices
   const std::shared_ptr<HostStage> stage;
-  const std::shared_ptr<ScratchPool> scratch;  // memory of the GPU
+  CollectiveScratch scratch;
   NcclMessages messages;
 
  private:

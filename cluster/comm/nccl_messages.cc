@@ -47,7 +47,7 @@ void NcclMessages::Receive(std::shared_ptr<DeviceOperation> operation, StreamEve
 }
 
 bool NcclMessages::busy() const {
-  if (!outgoing_.empty() || !incoming_.empty() || !loose_.empty()) return true;
+  if (!outgoing_.empty() || !incoming_.empty() || !loose_.empty() || !draining_.empty()) return true;
   return std::any_of(channels_.begin(), channels_.end(),
                      [](const auto& entry) { return entry.second->busy(); });
 }
@@ -64,6 +64,7 @@ bool NcclMessages::Advance() {
   drive(outgoing_, &NcclMessages::AdvanceOutgoing);
   drive(incoming_, &NcclMessages::AdvanceIncoming);
   std::erase_if(loose_, [](Loose& loose) { return loose.work.Test(); });
+  std::erase_if(draining_, [](const auto& entry) { return entry.first.Reached(); });
   for (const auto& [pair, channel] : channels_) progressed |= channel->Advance();
   return progressed;
 }
@@ -155,6 +156,8 @@ bool NcclMessages::AdvanceIncoming(Message& message) {
     stage_->copies->Wait(message.called);
     stage_->copies->Copy(message.buffer.data, message.pinned.get(), message.buffer.bytes());
     message.copied = stage_->copies->Record();
+    message.operation->results = message.copied;
+    message.operation->under_way = true;
   }
   if (!message.copied.Reached()) return false;
   message.operation->Finish(OkStatus());
@@ -224,11 +227,11 @@ void NcclMessages::Drop(Message& message) {
       std::vector<std::shared_ptr<void>>{message.announcement, message.pinned});
   message.announcing.Abandon(held);
   if (message.payload.valid()) message.payload.Abandon(held);
-  // Copies of at most kEagerBytes end by themselves, and soon.
-  if (message.pinned != nullptr) message.copied.Synchronize();
+  if (message.pinned != nullptr) draining_.emplace_back(message.copied, held);
 }
 
 void NcclMessages::End(const std::string& reason) {
+  for (const auto& [pair, channel] : channels_) channel->End(reason);
   for (auto* messages : {&outgoing_, &incoming_}) {
     for (Message& message : *messages) {
       message.operation->Finish(
@@ -243,7 +246,6 @@ void NcclMessages::End(const std::string& reason) {
   answers_.clear();
   for (Loose& loose : loose_) loose.work.Abandon(loose.memory);
   loose_.clear();
-  for (const auto& [pair, channel] : channels_) channel->End(reason);
 }
 
 }  // namespace trireme

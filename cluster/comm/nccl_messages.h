@@ -103,6 +103,8 @@ class NcclMessages {
   std::list<Message> outgoing_, incoming_;
   std::map<int, Answers> answers_;
   std::vector<Loose> loose_;
+  // Memory of copies that may wait on the GPU, behind what was ended, until they are done.
+  std::vector<std::pair<StreamEvent, std::shared_ptr<void>>> draining_;
   std::map<std::pair<int, int>, std::unique_ptr<NcclChannel>> channels_;  // (sender, receiver)
 };
 

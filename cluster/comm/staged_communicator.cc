@@ -125,6 +125,7 @@ class StagedCommunicator final : public Communicator {
     return draft.Submit([state = state_.get()] { return state->host->Barrier(); });
   }
 
+  Status Settle(Micros timeout) override { return engine_->Settle(*state_, timeout); }
   void Revoke(const std::string& reason) override { engine_->Revoke(*state_, reason); }
 
  private:

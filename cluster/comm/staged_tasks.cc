@@ -67,6 +67,8 @@ void StagedTasks::AdvanceTask(StagedTask& task, bool* may_submit, bool* progress
     if (!task.copy_back) return operation.Finish(OkStatus());
     task.copy_back();
     task.results_copied = stage_->copies->Record();
+    operation.results = task.results_copied;
+    operation.under_way = true;
     task.stage = Stage::kCopyingBack;
   }
   if (task.stage == Stage::kCopyingBack && task.results_copied.Reached()) {

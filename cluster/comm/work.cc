@@ -32,6 +32,13 @@ Status Work::Wait(Micros timeout) {
   return state_->Wait(timeout);
 }
 
+Status Work::Follow(Stream& stream, Micros timeout) {
+  CHECK(valid()) << "a Work without an operation";
+  RETURN_IF_ERROR(state_->Follow(stream, timeout));
+  state_.reset();
+  return OkStatus();
+}
+
 void Work::Abandon(std::shared_ptr<void> keep_alive) {
   CHECK(valid()) << "a Work without an operation";
   state_->Abandon(std::move(keep_alive));

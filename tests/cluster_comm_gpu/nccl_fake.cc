@@ -21,6 +21,7 @@ FakeNccl::FakeNccl() {
   find(&async_error, "FakeNcclAsyncError");
   find(&hang_in_abort, "FakeNcclHangInAbort");
   find(&device, "FakeNcclDevice");
+  find(&enqueue, "FakeNcclEnqueue");
   find(&alive, "FakeNcclAlive");
   find(&aborts, "FakeNcclAborts");
   find(&calls, "FakeNcclCalls");

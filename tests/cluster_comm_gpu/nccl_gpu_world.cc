@@ -4,6 +4,7 @@
 
 #include "cluster/comm/nccl_group.h"
 #include "tests/cluster_comm/conformance.h"
+#include "tests/cluster_comm_gpu/gpu_world.h"
 #include "tests/cluster_comm_gpu/mirrored.h"
 #include "tests/harness/nccl_on_one_gpu.h"
 
@@ -13,29 +14,37 @@ namespace {
 // Kernels that are loaded when they are first launched may wait for all that run.
 const bool environment = setenv("CUDA_MODULE_LOADING", "EAGER", /*overwrite=*/0) == 0;
 
-// Everything on one GPU, body(rank's factory, its stream).
-void OnEveryGpuRank(int ranks, const NcclOptions& options,
-                    const std::function<void(TestRank&, CommunicatorFactory&, Stream&)>& body) {
+// Everything on one GPU.
+void OnEveryNcclRank(int ranks, const NcclOptions& options,
+                     const std::function<void(CommunicatorFactory&, Stream&)>& body) {
   auto hosts = ThreadWorld(ranks);
-  std::vector<int> members(ranks);
-  std::iota(members.begin(), members.end(), 0);
   NcclOfRank(0);
   std::vector<std::thread> threads;
   for (int rank = 0; rank < ranks; ++rank) {
     threads.emplace_back([&, rank] {
       Stream compute(Gpu{0});
-      auto inner = MakeNcclFactory(NcclOfRank(rank), hosts[rank].get(), &compute, options);
-      MirroredFactory factory(inner.get(), &compute);
-      TestRank view{factory, members, rank, 1};
-      body(view, *inner, compute);
+      auto factory = MakeNcclFactory(NcclOfRank(rank), hosts[rank].get(), &compute, options);
+      body(*factory, compute);
     });
   }
   for (auto& thread : threads) thread.join();
 }
 
+// The same, with memory of the host in front.
+void OnEveryMirroredRank(int ranks, const NcclOptions& options,
+                         const std::function<void(TestRank&)>& body) {
+  std::vector<int> members(ranks);
+  std::iota(members.begin(), members.end(), 0);
+  OnEveryNcclRank(ranks, options, [&](CommunicatorFactory& inner, Stream& compute) {
+    MirroredFactory factory(&inner, &compute);
+    TestRank view{factory, members, inner.world_rank(), 1};
+    body(view);
+  });
+}
+
 // NCCL's own sums are near the exact ones.
 TEST(NcclOnGpuTest, FastSumsAreNcclsOwn) {
-  OnEveryGpuRank(2, {.fast_sums = true}, [](TestRank& r, CommunicatorFactory&, Stream&) {
+  OnEveryMirroredRank(2, {.fast_sums = true}, [](TestRank& r) {
     auto comm = r.All();
     const int64_t count = 30'000;
     const SumTree tree = SumTree::Even(8, 2);
@@ -51,15 +60,15 @@ TEST(NcclOnGpuTest, FastSumsAreNcclsOwn) {
 // A peer that never comes: the kernel that waits for it is on the GPU when the group is revoked.
 // The abort comes back in time, and the next generation works.
 TEST(NcclOnGpuTest, AnAbortWithAKernelOnTheGpuComesBackAndTheNextGenerationWorks) {
-  OnEveryGpuRank(2, {}, [](TestRank& r, CommunicatorFactory& factory, Stream& compute) {
-    std::vector<int> members = r.members;
+  OnEveryNcclRank(2, {}, [](CommunicatorFactory& factory, Stream& compute) {
+    const std::vector<int> members = {0, 1};
     const int64_t count = 1 << 20;
     Buffer memory(count * 4, DeviceKind::kCuda);
     const BufferRef values{memory.data(), count, DType::kF32};
     auto first = factory.Create("all", members, 1, 1);
     Work warm = first->AllReduce(values);
     EXPECT_DONE(warm);
-    if (r.rank == 0) {
+    if (factory.world_rank() == 0) {
       Work work = first->AllReduce(values);  // rank 1 never comes
       EXPECT_EQ(work.Wait(300'000).code(), StatusCode::kDeadlineExceeded);
       const Micros start = RealClock().NowMicros();
@@ -85,8 +94,14 @@ TEST(NcclOnGpuTest, AnAbortWithAKernelOnTheGpuComesBackAndTheNextGenerationWorks
 }  // namespace
 
 void OnEveryRank(int ranks, const std::function<void(TestRank&)>& body) {
-  OnEveryGpuRank(ranks, {}, [&](TestRank& r, CommunicatorFactory&, Stream&) { body(r); });
+  OnEveryMirroredRank(ranks, {}, body);
 }
+
+void OnEveryGpuRank(int ranks, const std::function<void(CommunicatorFactory&, Stream&)>& body) {
+  OnEveryNcclRank(ranks, {}, body);
+}
+
+bool PeersMeetOnTheGpu() { return true; }
 
 std::vector<int> WorldSizes() { return {1, 2, 3}; }
 

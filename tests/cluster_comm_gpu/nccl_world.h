@@ -16,6 +16,7 @@ struct FakeNccl {
   decltype(&FakeNcclAsyncError) async_error;
   decltype(&FakeNcclHangInAbort) hang_in_abort;
   decltype(&FakeNcclDevice) device;
+  decltype(&FakeNcclEnqueue) enqueue;
   decltype(&FakeNcclAlive) alive;
   decltype(&FakeNcclAborts) aborts;
   decltype(&FakeNcclCalls) calls;

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "cluster/comm/staged_communicator.h"
+#include "tests/cluster_comm_gpu/gpu_world.h"
 #include "tests/cluster_comm_gpu/mirrored.h"
 #include "tests/cluster_comm_gpu/nccl_world.h"
 
@@ -18,8 +19,10 @@ thread_local std::optional<simt::DeviceAccess> access;
 
 std::unique_ptr<CommunicatorFactory> MakeFactory(CommunicatorFactory* host, Stream* compute) {
 #if SIMT_WORLD_OF_NCCL
-  Fake().device([](void* stream) { cudaStreamSynchronize(static_cast<cudaStream_t>(stream)); },
-                [] { access.emplace(); }, [] { access.reset(); });
+  Fake().device(nullptr, [] { access.emplace(); }, [] { access.reset(); });
+  Fake().enqueue([](void* stream, bool (*over)(void*), void* work) {
+    simt::EnqueueWhenOver(static_cast<cudaStream_t>(stream), [=] { return over(work); });
+  });
   auto world = NcclWorld(host, compute);
   CHECK(world.ok()) << world.status().message();
   return std::move(world).value();
@@ -30,21 +33,30 @@ std::unique_ptr<CommunicatorFactory> MakeFactory(CommunicatorFactory* host, Stre
 
 }  // namespace
 
-void OnEveryRank(int ranks, const std::function<void(TestRank&)>& body) {
+void OnEveryGpuRank(int ranks, const std::function<void(CommunicatorFactory&, Stream&)>& body) {
   auto hosts = ThreadWorld(ranks);
-  std::vector<int> members(ranks);
-  std::iota(members.begin(), members.end(), 0);
+  simt::SetDeviceCount(ranks);
   std::vector<std::thread> threads;
   for (int rank = 0; rank < ranks; ++rank) {
     threads.emplace_back([&, rank] {
-      Stream compute(Gpu{0});
-      auto inner = MakeFactory(hosts[rank].get(), &compute);
-      MirroredFactory factory(inner.get(), &compute);
-      TestRank view{factory, members, rank, 1};
-      body(view);
+      Stream compute(Gpu{rank});
+      auto factory = MakeFactory(hosts[rank].get(), &compute);
+      body(*factory, compute);
     });
   }
   for (auto& thread : threads) thread.join();
+}
+
+bool PeersMeetOnTheGpu() { return SIMT_WORLD_OF_NCCL != 0; }
+
+void OnEveryRank(int ranks, const std::function<void(TestRank&)>& body) {
+  std::vector<int> members(ranks);
+  std::iota(members.begin(), members.end(), 0);
+  OnEveryGpuRank(ranks, [&](CommunicatorFactory& inner, Stream& compute) {
+    MirroredFactory factory(&inner, &compute);
+    TestRank view{factory, members, inner.world_rank(), 1};
+    body(view);
+  });
 }
 
 std::vector<int> WorldSizes() { return {1, 2, 3}; }

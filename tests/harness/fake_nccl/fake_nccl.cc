@@ -20,6 +20,8 @@ namespace {
 
 struct FakeComm;
 
+struct Group;
+
 // One call of one rank.
 struct Call {
   enum class Kind : uint8_t {
@@ -39,6 +41,16 @@ struct Call {
   int root;  // the peer of a send or receive
   FakeComm* comm;
   void* stream;
+  Group* group = nullptr;  // where calls go to a stream
+
+  void End() const;
+};
+
+// Calls that one rank made together and that one work of its stream stands for.
+struct Group {
+  std::vector<Call> calls;
+  bool begun = false;
+  int open = 0;  // calls whose peers have not begun theirs
 };
 
 // What the ranks of one unique id share.
@@ -57,6 +69,14 @@ struct FakeComm {
   bool ended = false;
 };
 
+void Call::End() const {
+  if (group != nullptr) {
+    --group->open;
+  } else {
+    --comm->open_calls;
+  }
+}
+
 struct World {
   std::mutex mutex;
   std::condition_variable news;
@@ -74,6 +94,7 @@ struct World {
   void (*settle)(void*) = nullptr;
   void (*begin)() = nullptr;
   void (*end)() = nullptr;
+  FakeNcclEnqueueFunction enqueue = nullptr;
 };
 
 World& world() {
@@ -171,7 +192,7 @@ void RunCollective(std::vector<Call>& calls) {
     } else if (call.kind != Kind::kReduce || call.root == static_cast<int>(r)) {
       std::memcpy(call.out, whole.data(), whole.size());
     }
-    --call.comm->open_calls;
+    call.End();
   }
 }
 
@@ -184,8 +205,8 @@ void Match(Shared& shared, int from, int to) {
     const size_t bytes =
         std::min(send.count * Width(send.type), receive.count * Width(receive.type));
     std::memcpy(receive.out, send.in, bytes);
-    --send.comm->open_calls;
-    --receive.comm->open_calls;
+    send.End();
+    receive.End();
     sends.pop_front();
     receives.pop_front();
   }
@@ -194,7 +215,7 @@ void Match(Shared& shared, int from, int to) {
 void Start(const Call& call) {
   Shared& shared = *call.comm->shared;
   const int rank = call.comm->rank;
-  ++call.comm->open_calls;
+  if (call.group == nullptr) ++call.comm->open_calls;
   if (call.kind == Call::Kind::kSend) {
     shared.sends[{rank, call.root}].push_back(call);
     Match(shared, rank, call.root);
@@ -219,10 +240,47 @@ int AsyncState(const FakeComm& comm) {
   return connected && comm.open_calls == 0 ? kSuccess : kInProgress;
 }
 
+// A work of a stream: true when it is over, and is not asked again then.
+bool Over(void* work) {
+  auto* group = static_cast<Group*>(work);
+  World& w = world();
+  std::lock_guard<std::mutex> lock(w.mutex);
+  if (!std::exchange(group->begun, true)) {
+    group->open = static_cast<int>(group->calls.size());
+    if (w.begin != nullptr) w.begin();
+    for (const Call& call : group->calls) {
+      if (call.comm->ended) {
+        call.End();
+      } else {
+        Start(call);
+      }
+    }
+    if (w.end != nullptr) w.end();
+  }
+  const bool ended = std::any_of(group->calls.begin(), group->calls.end(),
+                                 [](const Call& call) { return call.comm->ended; });
+  if (group->open > 0 && !ended) return false;
+  delete group;
+  return true;
+}
+
 int RunGroup() {
   World& w = world();
   std::vector<Call> calls;
   calls.swap(group_calls);
+  if (w.enqueue != nullptr) {
+    if (calls.empty()) return kSuccess;
+    {
+      std::lock_guard<std::mutex> lock(w.mutex);
+      for (const Call& call : calls) {
+        if (call.comm->ended || AsyncState(*call.comm) == kInProgress) return kInvalidUsage;
+      }
+    }
+    auto* group = new Group{calls};
+    for (Call& call : group->calls) call.group = group;
+    w.enqueue(calls[0].stream, Over, group);
+    return kSuccess;
+  }
   for (const Call& call : calls) {
     if (w.settle != nullptr) w.settle(call.stream);
   }
@@ -295,6 +353,10 @@ void FakeNcclDevice(void (*settle)(void*), void (*begin)(), void (*end)()) {
   world().settle = settle;
   world().begin = begin;
   world().end = end;
+}
+void FakeNcclEnqueue(FakeNcclEnqueueFunction enqueue) {
+  std::lock_guard<std::mutex> lock(world().mutex);
+  world().enqueue = enqueue;
 }
 int FakeNcclAlive() {
   std::lock_guard<std::mutex> lock(world().mutex);

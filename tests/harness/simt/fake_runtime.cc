@@ -42,6 +42,13 @@ std::map<const char*, size_t>& Pinned() {
   return *pinned;
 }
 
+// Which device memory was made on, by its start.
+std::mutex device_of_mutex;
+std::map<void*, int>& DeviceOf() {
+  static auto* device_of = new std::map<void*, int>;
+  return *device_of;
+}
+
 bool IsPinned(const void* p, size_t bytes) {
   const std::lock_guard lock(pinned_mutex);
   const auto* begin = static_cast<const char*>(p);
@@ -108,6 +115,12 @@ void Enqueue(cudaStream_t handle, std::function<void()> work) {
     const DeviceAccess access;
     work();
   });
+}
+
+void EnqueueWhenOver(cudaStream_t handle, std::function<bool()> over) {
+  const auto stream = Queues::Get().Find(handle);
+  CHECK(stream != nullptr) << "work on what is no stream";
+  Queues::Get().PushWhenReady(stream, {[] {}, std::move(over)});
 }
 
 void SetDeviceCount(int count) { device_count = count; }
@@ -200,7 +213,7 @@ cudaError_t cudaDeviceCanAccessPeer(int* can, int device, int peer) {
   return cudaSuccess;
 }
 cudaError_t cudaDeviceSynchronize() {
-  Queues::Get().DrainAll();
+  Queues::Get().DrainAll(current_device);
   return cudaSuccess;
 }
 cudaError_t cudaDriverGetVersion(int* version) {
@@ -221,11 +234,21 @@ cudaError_t cudaMalloc(void** p, size_t bytes) {
     return Fail(cudaErrorMemoryAllocation);
   }
   *p = AllocateDeviceMemory(bytes);
-  return *p == nullptr ? Fail(cudaErrorMemoryAllocation) : cudaSuccess;
+  if (*p == nullptr) return Fail(cudaErrorMemoryAllocation);
+  const std::lock_guard lock(device_of_mutex);
+  DeviceOf()[*p] = current_device;
+  return cudaSuccess;
 }
+// Waits for all that its device has to do.
 cudaError_t cudaFree(void* p) {
   if (p == nullptr) return cudaSuccess;
-  Queues::Get().DrainAll();
+  int device = current_device;
+  {
+    const std::lock_guard lock(device_of_mutex);
+    const auto found = DeviceOf().find(p);
+    if (found != DeviceOf().end()) device = found->second;
+  }
+  Queues::Get().DrainAll(device);
   return FreeDeviceMemory(p) ? cudaSuccess : Fail(cudaErrorInvalidValue);
 }
 cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int device) {
@@ -268,7 +291,7 @@ cudaError_t cudaMallocHost(void** p, size_t bytes) {
 cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned) { return cudaMallocHost(p, bytes); }
 cudaError_t cudaFreeHost(void* p) {
   if (p == nullptr) return cudaSuccess;
-  Queues::Get().DrainAll();
+  Queues::Get().DrainAll(current_device);
   const std::lock_guard lock(pinned_mutex);
   if (Pinned().erase(static_cast<char*>(p)) == 0) return Fail(cudaErrorInvalidValue);
   ::operator delete (p, std::align_val_t{64});
@@ -304,7 +327,7 @@ cudaError_t cudaMemset(void* target, int byte, size_t bytes) {
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
   const bool waits = (flags & cudaStreamNonBlocking) == 0;
-  *stream = reinterpret_cast<cudaStream_t>(Queues::Get().Create(waits));
+  *stream = reinterpret_cast<cudaStream_t>(Queues::Get().Create(current_device, waits));
   return cudaSuccess;
 }
 cudaError_t cudaStreamCreate(cudaStream_t* stream) {

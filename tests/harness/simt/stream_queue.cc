@@ -1,7 +1,9 @@
+#include <glog/logging.h>
 #include <simt/device_memory.h>
 #include <simt/stream_queue.h>
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 namespace trireme::simt {
@@ -22,9 +24,10 @@ std::shared_ptr<StreamState> Queues::Find(void* handle) {
   return found == streams_.end() ? nullptr : found->second;
 }
 
-StreamState* Queues::Create(bool waits_for_null_stream) {
+StreamState* Queues::Create(int device, bool waits_for_null_stream) {
   const Lock lock(mutex);
   auto stream = std::make_shared<StreamState>();
+  stream->device = device;
   stream->waits_for_null_stream = waits_for_null_stream;
   streams_[stream.get()] = stream;
   return stream.get();
@@ -35,9 +38,9 @@ void Queues::Remove(StreamState* stream) {
   streams_.erase(stream);
 }
 
-void Queues::PushLocked(const std::shared_ptr<StreamState>& stream, std::function<void()> work) {
+void Queues::PushLocked(const std::shared_ptr<StreamState>& stream, QueuedWork work) {
   if (stream->capture != nullptr) {
-    stream->capture->works.push_back(std::move(work));
+    stream->capture->works.push_back(std::move(work.run));
     ++stream->capture->members[stream.get()].works;
     return;
   }
@@ -50,10 +53,11 @@ void Queues::Push(const std::shared_ptr<StreamState>& stream, std::function<void
   const Lock lock(mutex);
   const auto wait_for = [&](const std::shared_ptr<StreamState>& other) {
     if (other->completed == other->queued) return;
-    PushLocked(stream, [this, other, target = other->queued] {
-      Lock inner(mutex);
-      DrainTo(&inner, other, target);
-    });
+    PushLocked(stream, {[this, other, target = other->queued] {
+                          Lock inner(mutex);
+                          DrainTo(&inner, other, target);
+                        },
+                        {}});
   };
   if (stream == null_stream_) {
     for (const auto& [handle, other] : streams_) {
@@ -62,6 +66,12 @@ void Queues::Push(const std::shared_ptr<StreamState>& stream, std::function<void
   } else if (stream->waits_for_null_stream && stream->capture == nullptr) {
     wait_for(null_stream_);
   }
+  PushLocked(stream, {std::move(work), {}});
+}
+
+void Queues::PushWhenReady(const std::shared_ptr<StreamState>& stream, QueuedWork work) {
+  const Lock lock(mutex);
+  CHECK(stream->capture == nullptr) << "work of that kind in a capture";
   PushLocked(stream, std::move(work));
 }
 
@@ -76,11 +86,12 @@ void Queues::Record(const std::shared_ptr<EventState>& event,
   }
   event->graph.reset();
   event->stream = stream;
-  PushLocked(stream, [this, event, number = ++event->recorded] {
-    const Lock inner(mutex);
-    event->done = number;
-    event->time = std::chrono::steady_clock::now();
-  });
+  PushLocked(stream, {[this, event, number = ++event->recorded] {
+                        const Lock inner(mutex);
+                        event->done = number;
+                        event->time = std::chrono::steady_clock::now();
+                      },
+                      {}});
 }
 
 void Queues::WaitFor(const std::shared_ptr<StreamState>& stream,
@@ -95,14 +106,26 @@ void Queues::WaitFor(const std::shared_ptr<StreamState>& stream,
     return;
   }
   if (event->done == event->recorded) return;
-  PushLocked(stream, [this, event, source = event->stream, number = event->recorded] {
-    Lock inner(mutex);
-    RunUntil(&inner, source, [&] { return event->done >= number; });
-  });
+  PushLocked(stream, {[] {},
+                      [this, event, source = event->stream, number = event->recorded] {
+                        return WaitIsOver(event, source, number);
+                      }});
 }
 
-void Queues::RunOne(Lock* lock, const std::shared_ptr<StreamState>& stream) {
-  const auto work = std::move(stream->queue.front());
+// What is waited for runs meanwhile.
+bool Queues::WaitIsOver(const std::shared_ptr<EventState>& event,
+                        const std::shared_ptr<StreamState>& source, uint64_t number) {
+  Lock lock(mutex);
+  while (event->done < number && !source->busy) {
+    if (source->queue.empty()) return true;  // it fell to an error
+    if (!RunOne(&lock, source)) return false;
+  }
+  return event->done >= number;
+}
+
+// False, and nothing done, when the first of the queue is not ready.
+bool Queues::RunOne(Lock* lock, const std::shared_ptr<StreamState>& stream) {
+  auto work = std::move(stream->queue.front());
   stream->queue.pop_front();
   stream->busy = true;
   const auto finish = [&] {
@@ -113,7 +136,13 @@ void Queues::RunOne(Lock* lock, const std::shared_ptr<StreamState>& stream) {
   };
   lock->unlock();
   try {
-    work();
+    if (work.ready && !work.ready()) {
+      lock->lock();
+      stream->queue.push_front(std::move(work));
+      stream->busy = false;
+      return false;
+    }
+    work.run();
   } catch (...) {
     // As after a sticky error: nothing of the stream runs any more.
     finish();
@@ -122,18 +151,16 @@ void Queues::RunOne(Lock* lock, const std::shared_ptr<StreamState>& stream) {
     throw;
   }
   finish();
+  return true;
 }
 
 void Queues::RunUntil(Lock* lock, const std::shared_ptr<StreamState>& stream,
                       const std::function<bool()>& done) {
   while (!done()) {
-    if (stream->busy) {
-      moved_.wait(*lock);
-    } else if (stream->queue.empty()) {
-      return;  // what was waited for fell to an error
-    } else {
-      RunOne(lock, stream);
-    }
+    if (!stream->busy && stream->queue.empty()) return;  // what was waited for fell to an error
+    if (!stream->busy && RunOne(lock, stream)) continue;
+    // Another thread runs it, or makes it ready.
+    moved_.wait_for(*lock, std::chrono::microseconds(200));
   }
 }
 
@@ -146,11 +173,13 @@ void Queues::Drain(const std::shared_ptr<StreamState>& stream) {
   DrainTo(&lock, stream, stream->queued);
 }
 
-void Queues::DrainAll() {
+void Queues::DrainAll(int device) {
   Lock lock(mutex);
   std::vector<std::pair<std::shared_ptr<StreamState>, uint64_t>> targets;
   targets.emplace_back(null_stream_, null_stream_->queued);
-  for (const auto& [handle, stream] : streams_) targets.emplace_back(stream, stream->queued);
+  for (const auto& [handle, stream] : streams_) {
+    if (stream->device == device) targets.emplace_back(stream, stream->queued);
+  }
   for (const auto& [stream, target] : targets) DrainTo(&lock, stream, target);
 }
 

@@ -42,9 +42,17 @@ struct GraphState {
   bool invalid = false;
 };
 
+// A piece of a stream's work, and whether it can run yet: asked when it is the first of its queue,
+// again and again, without the lock. Empty: at once.
+struct QueuedWork {
+  std::function<void()> run;
+  std::function<bool()> ready;
+};
+
 struct StreamState {
+  int device = 0;
   bool waits_for_null_stream = true;
-  std::deque<std::function<void()>> queue;
+  std::deque<QueuedWork> queue;
   uint64_t queued = 0, completed = 0;
   bool busy = false;
   std::shared_ptr<GraphState> capture;
@@ -58,29 +66,33 @@ class Queues {
 
   // Null when the handle is not a stream. A null handle is the null stream.
   std::shared_ptr<StreamState> Find(void* handle);
-  StreamState* Create(bool waits_for_null_stream);
+  StreamState* Create(int device, bool waits_for_null_stream);
   void Remove(StreamState* stream);
 
   void Push(const std::shared_ptr<StreamState>& stream, std::function<void()> work);
+  // Work that holds up its stream until it is ready. Not inside a capture.
+  void PushWhenReady(const std::shared_ptr<StreamState>& stream, QueuedWork work);
   void Record(const std::shared_ptr<EventState>& event, const std::shared_ptr<StreamState>& stream);
   void WaitFor(const std::shared_ptr<StreamState>& stream,
                const std::shared_ptr<EventState>& event);
-  // Runs what is queued now, on one stream or on all.
+  // Runs what is queued now, on one stream or on all of a device.
   void Drain(const std::shared_ptr<StreamState>& stream);
-  void DrainAll();
+  void DrainAll(int device);
   void DrainEvent(const std::shared_ptr<EventState>& event);
-  // Runs one piece of work; false when there was none.
+  // Runs one piece of work, if it is ready; false when there was none.
   bool Progress(const std::shared_ptr<StreamState>& stream);
 
   std::mutex mutex;  // of every state above
 
  private:
   using Lock = std::unique_lock<std::mutex>;
-  void PushLocked(const std::shared_ptr<StreamState>& stream, std::function<void()> work);
+  void PushLocked(const std::shared_ptr<StreamState>& stream, QueuedWork work);
   void DrainTo(Lock* lock, const std::shared_ptr<StreamState>& stream, uint64_t target);
   void RunUntil(Lock* lock, const std::shared_ptr<StreamState>& stream,
                 const std::function<bool()>& done);
-  void RunOne(Lock* lock, const std::shared_ptr<StreamState>& stream);
+  bool RunOne(Lock* lock, const std::shared_ptr<StreamState>& stream);
+  bool WaitIsOver(const std::shared_ptr<EventState>& event,
+                  const std::shared_ptr<StreamState>& source, uint64_t number);
 
   std::condition_variable moved_;
   std::map<void*, std::shared_ptr<StreamState>> streams_;

@@ -155,6 +155,9 @@ namespace trireme::simt {
 
 // What CUDA does not have. Queues work that may touch device memory.
 void Enqueue(cudaStream_t stream, std::function<void()> work);
+// Work that does nothing and holds up its stream until over() says true: asked from when it is the
+// stream's first, again and again, on any thread, and not after that.
+void EnqueueWhenOver(cudaStream_t stream, std::function<bool()> over);
 // How many devices cudaGetDeviceCount finds; 1 at first. They share one memory.
 void SetDeviceCount(int count);
 
