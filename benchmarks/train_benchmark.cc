@@ -182,7 +182,7 @@ Status Run(const Options& o) {
   PipelineExecutor executor(*schedule, 0, {nullptr, &stream, 1'000'000, {}});
   stage.Reserve(1);
   TrainingStep training_step(
-      {&stream, &groups, &store, &stage, &executor, source, 1.0, 1'000'000, {}, true});
+      {&stream, &groups, &store, &stage, &executor, source, 1.0, 1'000'000, {}, {}, true});
   double loss = 0;
   const auto step = [&](int64_t t) {
     CHECK(training_step.Run({1e-3, 0.9, 0.95, 1e-8, 0.1, t, 1}).ok());
@@ -222,8 +222,9 @@ Status Run(const Options& o) {
   out["matmul_peak_gflops"] = peak / 1e9;
   out["share_of_peak"] = flop * best / peak;
   if (o.peak_tflops > 0) out["mfu"] = flop * best / (o.peak_tflops * 1e12);
-  out["memory_bytes_max"] =
-      o.device == "cuda" ? BufferMemoryOfGpu(0).bytes_max : BufferMemory().bytes_max;
+  out["memory_bytes_max"] = o.device == "cuda"
+                                ? BufferMemoryOfGpu(0).bytes_max + OperationBytesMaxOfGpu(0)
+                                : BufferMemory().bytes_max;
   out["final_loss"] = loss;
   if (o.device == "cuda") out["steps_as_graphs"] = training_step.replayed();
   if (!shares.empty()) out["step_by_operation"] = Shares(shares);

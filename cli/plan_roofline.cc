@@ -10,6 +10,8 @@
 namespace trireme {
 namespace {
 
+constexpr int64_t kAttentionWorkspaceMax = int64_t{4} << 30;
+
 using Kind = KernelEstimate::Kind;
 
 // T tokens of a microbatch, L length, H hidden, Q and K widths of a rank's query and key heads,
@@ -156,6 +158,12 @@ class StepKernels {
         t * Wide(2 * queries_ + 2 * keys_));
     Add("attention backward", Kind::kAttentionBackward, calls, 2.5 * flop,
         t * Wide(4 * queries_ + 4 * keys_));
+    // cuDNN's deterministic backward pass (docs/cuda.md); what needs more runs without any.
+    const int64_t heads = queries_ / shape_.head_dim;
+    const int64_t workspace = 2 * tokens_ * heads * length_;
+    if (request_.compute == DType::kBF16 && workspace <= kAttentionWorkspaceMax) {
+      result_.operation_bytes = workspace;
+    }
   }
 
   void Update() {
@@ -205,6 +213,8 @@ MachineFacts FactsOf(const MachineFile& machine, const Roofline& roofline, const
   facts.wire_seconds = 10e-6;
   facts.program_bytes = machine.program_bytes;
   facts.memory_bytes = machine.memory_bytes;
+  facts.operation_bytes = roofline.operation_bytes;
+  facts.contributions_on_device = true;
   return facts;
 }
 

@@ -29,7 +29,8 @@ struct Roofline {
   std::vector<KernelEstimate> kernels;  // in the order of a step
   double roofline_seconds = 0;          // of all kernels: no pipeline, no wires
   double expected_seconds = 0;
-  double update_seconds = 0;  // of the expected ones: norm and update, once a step
+  double update_seconds = 0;    // of the expected ones: norm and update, once a step
+  int64_t operation_bytes = 0;  // memory that the hungriest kernel takes while it runs
 };
 
 // For the first worker of the busiest stage, laid out as the configuration says.

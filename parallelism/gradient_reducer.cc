@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <map>
+#include <utility>
 
 #include "cluster/device/elementwise.h"
 
@@ -31,10 +32,7 @@ GradientReducer::GradientReducer(const std::vector<ParameterSpec>& specs,
       groups_(groups),
       stream_(stream),
       phase_(std::move(phase)) {
-  for (int i = 0; i < plan_.accumulators(); ++i) {
-    accumulators_.push_back(
-        std::make_shared<Buffer>(layout_.gradients * int64_t{4}, stream_->device(), "gradients"));
-  }
+  accumulators_.resize(plan_.accumulators());
   MakeReplicaExchanges(specs);
   MakeRoleExchanges(specs);
   BeginStep();
@@ -71,7 +69,8 @@ void GradientReducer::MakeReplicaExchanges(const std::vector<ParameterSpec>& spe
       exchanges_.push_back({"shared pieces",
                             groups_->Among("replicas", members, group_id),
                             SumTree::Even(size, size),
-                            {}});
+                            {},
+                            nullptr});
     }
     const int local = layout_.local_of[id];
     if (local < 0) continue;
@@ -112,7 +111,8 @@ void GradientReducer::MakeRoleExchanges(const std::vector<ParameterSpec>& specs)
       exchanges_.push_back({"tied tensors",
                             groups_->Among("tied", members, group_id),
                             SumTree(static_cast<int>(stages.size()), owner_of_role),
-                            {}});
+                            {},
+                            nullptr});
     }
     Exchange& exchange = exchanges_[it->second];
     Exchange::Part part{local, {}};
@@ -133,6 +133,11 @@ void GradientReducer::MakeRoleExchanges(const std::vector<ParameterSpec>& specs)
 
 void GradientReducer::BeginStep() {
   CHECK(works_.empty()) << "the last step's reductions were neither finished nor abandoned";
+  for (std::shared_ptr<Buffer>& buffer : accumulators_) {
+    if (buffer != nullptr) continue;
+    buffer =
+        std::make_shared<Buffer>(layout_.gradients * int64_t{4}, stream_->device(), "gradients");
+  }
   turn_.assign(layout_.entries.size(), 0);
   open_.assign(layout_.entries.size(), false);
   entries_left_.clear();
@@ -140,10 +145,6 @@ void GradientReducer::BeginStep() {
     entries_left_.push_back(static_cast<int>(bucket.entries.size()));
   }
   next_bucket_ = 0;
-}
-
-void GradientReducer::FillByReplay() {
-  turn_.assign(layout_.entries.size(), static_cast<int>(plan_.microbatches().size()));
 }
 
 float* GradientReducer::Accumulator(int slot) const {
@@ -193,11 +194,11 @@ void GradientReducer::StartReadyBuckets() {
   while (next_bucket_ < layout_.buckets.size() && entries_left_[next_bucket_] == 0) {
     const GradientBucket& bucket = layout_.buckets[next_bucket_++];
     if (groups_->Along(Axis::kData) == nullptr || bucket.begin == bucket.end) continue;
-    if (recording_ != nullptr) {
-      recording_->Call([this, &bucket] { StartReduction(bucket); });
-    } else {
+    // A start does not fail; what becomes of it, FinishBuckets tells.
+    (void)CallOrRecord(recording_, [this, &bucket] {
       StartReduction(bucket);
-    }
+      return OkStatus();
+    });
   }
 }
 
@@ -241,34 +242,47 @@ Status GradientReducer::CheckComplete() const {
 
 Status GradientReducer::Finish(Micros timeout) {
   RETURN_IF_ERROR(CheckComplete());
+  RETURN_IF_ERROR(CallOrRecord(recording_, [this, timeout, follower = follower()] {
+    return FinishBuckets(follower, timeout);
+  }));
+  for (Exchange& exchange : exchanges_) RETURN_IF_ERROR(RunExchange(exchange, timeout));
+  AddLocalRoles();
+  return OkStatus();
+}
+
+// follower: goes on behind the reductions; without one they are waited for.
+Status GradientReducer::FinishBuckets(Stream* follower, Micros timeout) {
   if (phase_) phase_("reduce.finish", -1);
   for (Work& work : works_) {
-    const Status status = work.Wait(timeout);
+    const Status status = work.WaitOrFollow(follower, timeout);
     if (!status.ok()) {
       Abandon();
       return status.WithContext("reducing gradients");
     }
   }
   works_.clear();
-  for (const Exchange& exchange : exchanges_) RETURN_IF_ERROR(RunExchange(exchange, timeout));
-  AddLocalRoles();
   return OkStatus();
 }
 
-Status GradientReducer::RunExchange(const Exchange& exchange, Micros timeout) {
-  if (exchange.group == nullptr || exchange.parts.empty()) return OkStatus();
+int64_t GradientReducer::PackedElements(const Exchange& exchange, const ParameterLayout& layout) {
   int64_t count = 0;
   for (const Exchange::Part& part : exchange.parts) {
-    count += layout_.locals[part.local].updated_elements();
+    count += layout.locals[part.local].updated_elements();
   }
-  // The parameters one after the other, once for each partial of this rank.
+  return count;
+}
+
+Status GradientReducer::RunExchange(Exchange& exchange, Micros timeout) {
+  if (exchange.group == nullptr || exchange.parts.empty()) return OkStatus();
+  const int64_t count = PackedElements(exchange, layout_);
   const size_t partial_count = exchange.parts[0].own.size();
-  auto packed = std::make_shared<Buffer>(count * int64_t{4} * static_cast<int64_t>(partial_count),
-                                         stream_->device());
-  std::vector<BufferRef> partials;
+  if (exchange.packed == nullptr) {
+    exchange.packed = std::make_shared<Buffer>(
+        count * int64_t{4} * static_cast<int64_t>(partial_count), stream_->device(), "gradients");
+  }
+  auto* packed = reinterpret_cast<float*>(exchange.packed->data());
   for (size_t k = 0; k < partial_count; ++k) {
-    float* target = reinterpret_cast<float*>(packed->data()) + static_cast<int64_t>(k) * count;
-    partials.push_back({target, count, DType::kF32});
+    float* target = packed + static_cast<int64_t>(k) * count;
     for (const Exchange::Part& part : exchange.parts) {
       const LocalParameter& local = layout_.locals[part.local];
       const std::vector<int>& entries = part.own[k];
@@ -279,19 +293,30 @@ Status GradientReducer::RunExchange(const Exchange& exchange, Micros timeout) {
       target += local.updated_elements();
     }
   }
-  Work work = exchange.group->AllReduce(partials, partials[0], exchange.tree);
-  const Status status = work.Wait(timeout);
-  if (!status.ok()) {
-    work.Abandon(packed);
-    return status.WithContext(StrCat("adding gradients of ", exchange.what));
-  }
-  const float* source = reinterpret_cast<const float*>(packed->data());
+  RETURN_IF_ERROR(CallOrRecord(recording_, [this, &exchange, timeout, follower = follower()] {
+    return SumPacked(exchange, follower, timeout);
+  }));
+  const float* source = packed;
   for (const Exchange::Part& part : exchange.parts) {
     const LocalParameter& local = layout_.locals[part.local];
     stream_->Copy(Updated(local, local.entries[0]), source, local.updated_elements() * 4);
     source += local.updated_elements();
   }
   return OkStatus();
+}
+
+Status GradientReducer::SumPacked(Exchange& exchange, Stream* follower, Micros timeout) {
+  const int64_t count = PackedElements(exchange, layout_);
+  auto* packed = reinterpret_cast<float*>(exchange.packed->data());
+  std::vector<BufferRef> partials;
+  for (size_t k = 0; k < exchange.parts[0].own.size(); ++k) {
+    partials.push_back({packed + static_cast<int64_t>(k) * count, count, DType::kF32});
+  }
+  Work work = exchange.group->AllReduce(partials, partials[0], exchange.tree);
+  const Status status = work.WaitOrFollow(follower, timeout);
+  if (status.ok()) return status;
+  work.Abandon(std::exchange(exchange.packed, nullptr));
+  return status.WithContext(StrCat("adding gradients of ", exchange.what));
 }
 
 // Tied tensors whose roles are all at this stage.
@@ -311,17 +336,16 @@ void GradientReducer::Abandon() {
   // Operations in flight may still touch the accumulators: they keep these, the next step gets
   // others.
   auto keep_alive = std::make_shared<std::vector<std::shared_ptr<Buffer>>>(accumulators_);
-  for (Work& work : works_) work.Abandon(keep_alive);
-  works_.clear();
-  for (std::shared_ptr<Buffer>& buffer : accumulators_) {
-    buffer =
-        std::make_shared<Buffer>(layout_.gradients * int64_t{4}, stream_->device(), "gradients");
+  for (Work& work : works_) {
+    if (work.valid()) work.Abandon(keep_alive);
   }
+  works_.clear();
+  accumulators_.assign(accumulators_.size(), nullptr);
 }
 
 int64_t GradientReducer::bytes() const {
   int64_t total = 0;
-  for (const auto& buffer : accumulators_) total += buffer->bytes();
+  for (const auto& buffer : accumulators_) total += buffer == nullptr ? 0 : buffer->bytes();
   return total;
 }
 

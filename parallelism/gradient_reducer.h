@@ -29,11 +29,9 @@ class GradientReducer {
   ~GradientReducer();
 
   void BeginStep();
-  // Until it is called with null, reductions are not started but recorded as calls that start them.
+  // Until it is called with null, a step is recorded: its reductions run, and the stream follows
+  // them, when it is replayed.
   void RecordTo(Recording* recording) { recording_ = recording; }
-  // Instead of Sink and Done: the accumulators are filled by a recording that is about to be
-  // replayed.
-  void FillByReplay();
   // Where gradients are accumulated: what a recording of them depends on.
   const void* address() const { return accumulators_[0]->data(); }
   GradientSink Sink(int entry, MicrobatchId microbatch);
@@ -59,6 +57,9 @@ class GradientReducer {
       std::vector<std::vector<int>> own;
     };
     std::vector<Part> parts;
+    // The parameters one after the other, once for each partial of this rank; made when needed,
+    // shared with abandoned operations.
+    std::shared_ptr<Buffer> packed;
   };
 
   void MakeReplicaExchanges(const std::vector<ParameterSpec>& specs);
@@ -67,7 +68,11 @@ class GradientReducer {
   void StartReduction(const GradientBucket& bucket);
   Work Reduce(const GradientBucket& bucket);
   Status CheckComplete() const;
-  Status RunExchange(const Exchange& exchange, Micros timeout);
+  Status FinishBuckets(Stream* follower, Micros timeout);
+  Status RunExchange(Exchange& exchange, Micros timeout);
+  Status SumPacked(Exchange& exchange, Stream* follower, Micros timeout);
+  static int64_t PackedElements(const Exchange& exchange, const ParameterLayout& layout);
+  Stream* follower() const { return recording_ == nullptr ? nullptr : stream_; }
   void AddLocalRoles();
   float* Accumulator(int slot) const;
   float* Updated(const LocalParameter& local, int entry) const;

@@ -3,16 +3,28 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 #include "cluster/device/elementwise.h"
 
 namespace trireme {
 namespace {
 
+constexpr uint16_t kNormGroup = ProcessGroups::kFirstFreeId + 128;  // behind the reducer's
+
+// Where there are none: a gathering that failed has taken them.
+void MakeWeights(const ParameterLayout& layout, DeviceKind device, StateSlot* slot) {
+  if (slot->weights_f32.bytes() != layout.weights_f32 * 4) {
+    slot->weights_f32 = Buffer(layout.weights_f32 * 4, device, "weights");
+  }
+  if (slot->weights_bf16.bytes() != layout.weights_bf16 * 2) {
+    slot->weights_bf16 = Buffer(layout.weights_bf16 * 2, device, "weights");
+  }
+}
+
 StateSlot MakeSlot(const ParameterLayout& layout, DeviceKind device) {
   StateSlot slot;
-  slot.weights_f32 = Buffer(layout.weights_f32 * 4, device, "weights");
-  slot.weights_bf16 = Buffer(layout.weights_bf16 * 2, device, "weights");
+  MakeWeights(layout, device, &slot);
   slot.masters = Buffer(layout.masters * 4, device, "weights");
   slot.first_moments = Buffer(layout.moments * 4, device, "moments");
   slot.second_moments = Buffer(layout.moments * 4, device, "moments");
@@ -143,6 +155,10 @@ void ShardedParameterStore::MakeNormTable() {
   norm_row_ends_ = Buffer(std::ssize(ends) * int64_t{8}, stream_->device(), "norm");
   stream_->Copy(norm_row_ends_.data(), ends.data(), norm_row_ends_.bytes());
   stream_->Synchronize();
+  if (stream_->device() == DeviceKind::kCpu) return;
+  std::vector<int> all(mesh.size());
+  std::iota(all.begin(), all.end(), 0);
+  norm_group_ = groups_->Among("norm", all, kNormGroup);
 }
 
 Result<double> ShardedParameterStore::GlobalNorm(const SumsOfSquaresFunction& sums_of_squares,
@@ -200,11 +216,34 @@ const double* ShardedParameterStore::FillNormTable(const SumsOfSquaresFunction& 
   return reinterpret_cast<const double*>(norm_table_.data());
 }
 
-void ShardedParameterStore::EnqueueNorm(const SumsOfSquaresFunction& sums_of_squares,
-                                        const FinishNormFunction& finish) {
-  CHECK(groups_->World() == nullptr) << "the norm of a rank that is not alone";
-  finish(FillNormTable(sums_of_squares), reinterpret_cast<const int64_t*>(norm_row_ends_.data()),
-         std::ssize(norm_rows_));
+Status ShardedParameterStore::EnqueueNorm(const SumsOfSquaresFunction& sums_of_squares,
+                                          const FinishNormFunction& finish, Micros timeout) {
+  const double* table = FillNormTable(sums_of_squares);
+  if (norm_group_ != nullptr) {
+    if (norm_sum_.bytes() == 0) {
+      norm_sum_ = Buffer(norm_table_.bytes(), stream_->device(), "norm");
+    }
+    RETURN_IF_ERROR(CallOrRecord(recording_, [this, timeout, follower = follower()] {
+      return GatherNormTable(follower, timeout);
+    }));
+    table = reinterpret_cast<const double*>(norm_sum_.data());
+  }
+  finish(table, reinterpret_cast<const int64_t*>(norm_row_ends_.data()), std::ssize(norm_rows_));
+  return OkStatus();
+}
+
+// As in GlobalNorm the sum is exact. Into another table: what is not this rank's stays zero in its
+// own.
+Status ShardedParameterStore::GatherNormTable(Stream* follower, Micros timeout) {
+  if (options_.phase) options_.phase("reduce.norm", -1);
+  const BufferRef own[] = {{norm_table_.data(), norm_table_size_, DType::kF64}};
+  const int ranks = norm_group_->size();
+  Work work = norm_group_->AllReduce(own, {norm_sum_.data(), norm_table_size_, DType::kF64},
+                                     SumTree::Even(ranks, ranks));
+  const Status status = work.WaitOrFollow(follower, timeout);
+  if (status.ok()) return status;
+  work.Abandon(std::make_shared<Buffer>(std::exchange(norm_sum_, Buffer())));
+  return status.WithContext("gathering the norm of the gradients");
 }
 
 std::vector<const void*> ShardedParameterStore::Addresses() const {
@@ -232,13 +271,16 @@ UpdateSlice ShardedParameterStore::SliceOf(const LocalParameter& local) {
 
 Status ShardedParameterStore::Update(const UpdateFunction& update, Micros timeout) {
   if (options_.phase) options_.phase("update.before_write", -1);
+  MakeWeights(layout_, stream_->device(), &slots_.Next());
   std::vector<UpdateSlice> slices;
   for (const LocalParameter& local : layout_.locals) {
     if (local.updated_elements() > 0) slices.push_back(SliceOf(local));
   }
   update(slices);
   if (options_.phase) options_.phase("update.before_gather", -1);
-  RETURN_IF_ERROR(GatherWeights(slots_.Next(), timeout));
+  RETURN_IF_ERROR(CallOrRecord(recording_, [this, timeout, follower = follower()] {
+    return GatherWeights(slots_.Next(), follower, timeout);
+  }));
   if (options_.phase) options_.phase("update.before_commit", -1);
   return OkStatus();
 }
@@ -246,7 +288,7 @@ Status ShardedParameterStore::Update(const UpdateFunction& update, Micros timeou
 void ShardedParameterStore::Commit(int64_t step) { slots_.Commit(step); }
 void ShardedParameterStore::Discard() { slots_.Discard(); }
 
-Status ShardedParameterStore::GatherWeights(StateSlot& slot, Micros timeout) {
+Status ShardedParameterStore::GatherWeights(StateSlot& slot, Stream* follower, Micros timeout) {
   Communicator* data = groups_->Along(Axis::kData);
   if (options_.zero_level == 0 || data == nullptr) return OkStatus();
   std::vector<Piece> pieces[2];  // f32, bf16
@@ -267,7 +309,8 @@ Status ShardedParameterStore::GatherWeights(StateSlot& slot, Micros timeout) {
     if (!pieces[k].empty()) works[k] = data->AllGather(buffers[k], pieces[k]);
   }
   for (Work& work : works) {
-    if (work.valid() && status.ok()) status = work.Wait(timeout);
+    if (!work.valid() || !status.ok()) continue;
+    status = work.WaitOrFollow(follower, timeout);
   }
   if (status.ok()) return status;
   // The slot's weights may still be written to; they go with the operations.
@@ -276,9 +319,6 @@ Status ShardedParameterStore::GatherWeights(StateSlot& slot, Micros timeout) {
   for (Work& work : works) {
     if (work.valid()) work.Abandon(keep_alive);
   }
-  StateSlot fresh = MakeSlot(layout_, stream_->device());
-  slot.weights_f32 = std::move(fresh.weights_f32);
-  slot.weights_bf16 = std::move(fresh.weights_bf16);
   return status.WithContext("gathering the new weights");
 }
 
@@ -319,6 +359,7 @@ std::vector<StateTensor> ShardedParameterStore::StateToSave() const {
 }
 
 std::vector<StateTensor> ShardedParameterStore::StateToLoad() {
+  MakeWeights(layout_, stream_->device(), &slots_.Committed());
   std::vector<StateTensor> all;
   for (const LocalParameter& local : layout_.locals) {
     if (local.updated_elements() == 0) continue;
@@ -335,7 +376,7 @@ Status ShardedParameterStore::FinishLoad(int64_t step, Micros timeout) {
                    local.updated_elements());
   }
   stream_->Synchronize();
-  RETURN_IF_ERROR(GatherWeights(slot, timeout));
+  RETURN_IF_ERROR(GatherWeights(slot, nullptr, timeout));
   slot.step = step;
   return OkStatus();
 }

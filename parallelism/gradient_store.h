@@ -88,9 +88,12 @@ class ShardedParameterStore final : public ParameterStore {
   int64_t committed_step() const { return slots_.Committed().step; }
 
   void BeginStep();
-  // For steps that are recorded: see GradientReducer.
-  void RecordTo(Recording* recording) { reducer_.RecordTo(recording); }
-  void FillByReplay() { reducer_.FillByReplay(); }
+  // Until it is called with null, a step's calls belong to a recording of the stream: operations
+  // run, and the stream follows them, when it is replayed.
+  void RecordTo(Recording* recording) {
+    recording_ = recording;
+    reducer_.RecordTo(recording);
+  }
   // The committed state and the accumulators: a recording is of use as long as they are the same.
   std::vector<const void*> Addresses() const;
   // Waits for the buckets that started during the backward pass, adds replicas and tied roles.
@@ -99,8 +102,9 @@ class ShardedParameterStore final : public ParameterStore {
   // Square root of the sum of squares of all gradients of the model: equal bits on all ranks, for
   // every data width, ZeRO level and pipeline degree.
   Result<double> GlobalNorm(const SumsOfSquaresFunction& sums_of_squares, Micros timeout);
-  // The same of a rank that is alone, without the host: the bits of GlobalNorm.
-  void EnqueueNorm(const SumsOfSquaresFunction& sums_of_squares, const FinishNormFunction& finish);
+  // The same on a GPU, without a copy to the host: the bits of GlobalNorm.
+  Status EnqueueNorm(const SumsOfSquaresFunction& sums_of_squares, const FinishNormFunction& finish,
+                     Micros timeout);
   // Writes the next state and, with ZeRO, gathers the new weights.
   Status Update(const UpdateFunction& update, Micros timeout);
   void Commit(int64_t step);
@@ -130,7 +134,9 @@ class ShardedParameterStore final : public ParameterStore {
   int LocalOf(ParamId id) const;
   UpdateSlice SliceOf(const LocalParameter& local);
   std::vector<StateTensor> StateOf(const LocalParameter& local, RowRange rows, bool moments) const;
-  Status GatherWeights(StateSlot& slot, Micros timeout);
+  Status GatherWeights(StateSlot& slot, Stream* follower, Micros timeout);
+  Status GatherNormTable(Stream* follower, Micros timeout);
+  Stream* follower() const { return recording_ == nullptr ? nullptr : stream_; }
   void MakeNormTable();
   void MakeNormRanges();
   const double* FillNormTable(const SumsOfSquaresFunction& sums_of_squares);
@@ -143,6 +149,7 @@ class ShardedParameterStore final : public ParameterStore {
   ParameterLayout layout_;
   StateSlots slots_;
   GradientReducer reducer_;
+  Recording* recording_ = nullptr;
 
   // Row blocks of every tensor of the model in name order; this rank fills its own.
   struct NormRow {
@@ -161,6 +168,9 @@ class ShardedParameterStore final : public ParameterStore {
   int64_t norm_table_size_ = 0;
   Buffer norm_row_ends_;  // i64, there too
   Buffer norm_table_;     // f64 on the stream's device; what is not this rank's stays zero
+  // On GPUs that share a model: all ranks, for memory of the device, and their tables' sum.
+  Communicator* norm_group_ = nullptr;
+  Buffer norm_sum_;
 };
 
 }  // namespace trireme

@@ -67,22 +67,40 @@ struct CarryTransfer {
   bool Done() const {
     return std::all_of(works.begin(), works.end(), [](const Work& work) { return work.Test(); });
   }
-  Status Wait(Micros timeout) {
-    for (Work& work : works) RETURN_IF_ERROR(work.Wait(timeout));
+  // follower: goes on behind the messages; without one they are waited for.
+  Status Finish(Stream* follower, Micros timeout) {
+    for (Work& work : works) {
+      if (!work.valid()) continue;
+      RETURN_IF_ERROR(work.WaitOrFollow(follower, timeout));
+    }
+    works.clear();
     return OkStatus();
   }
   void Abandon() {
-    for (Work& work : works) work.Abandon(slab);
+    for (Work& work : works) {
+      if (work.valid()) work.Abandon(slab);
+    }
     works.clear();
   }
 };
 
 }  // namespace
 
+// What outlives a run: slabs, and the messages in flight.
 struct PipelineExecutor::Buffers {
   explicit Buffers(DeviceKind device)
       : input(device), input_gradient(device), output(device), output_gradient(device) {}
+
+  void Abandon() {
+    for (auto& [transfer, pool] : sends) transfer.Abandon();
+    sends.clear();
+    for (const auto& transfer : posted) transfer->Abandon();
+    posted.clear();
+  }
+
   SlabPool input, input_gradient, output, output_gradient;
+  std::deque<std::pair<CarryTransfer, SlabPool*>> sends;
+  std::vector<std::shared_ptr<CarryTransfer>> posted;  // receives that nobody has waited for yet
 };
 
 // One call of RunStep or RunForwardOnly.
@@ -118,7 +136,8 @@ class PipelineExecutor::Run {
       }
       if (!status.ok()) return GiveUp(status, ActionToString(stage_, row[c]));
     }
-    return FinishSends();
+    const Status sent = FinishSends();
+    return sent.ok() ? sent : GiveUp(sent, "");
   }
 
   Status ForwardOnly() {
@@ -131,7 +150,8 @@ class PipelineExecutor::Run {
       model_.Forget(ids_[i]);
       End(i);
     }
-    return FinishSends();
+    const Status sent = FinishSends();
+    return sent.ok() ? sent : GiveUp(sent, "");
   }
 
  private:
@@ -147,7 +167,7 @@ class PipelineExecutor::Run {
     int buffers = 0;
     std::vector<int> order;  // microbatches by use
     size_t posted = 0;
-    std::deque<CarryTransfer> transfers;  // posted, and in use until End
+    std::deque<std::shared_ptr<CarryTransfer>> transfers;  // posted, and in use until End
   };
 
   // As many slabs as microbatches are live at once, and one to receive ahead.
@@ -169,41 +189,68 @@ class PipelineExecutor::Run {
     gradients_.buffers = gradients + 1;
   }
 
+  Status Do(Recording::HostCall call) {
+    return CallOrRecord(executor_.recording_, std::move(call));
+  }
+  Stream* follower() const { return executor_.recording_ == nullptr ? nullptr : options_.stream; }
+
   void PostReceives(Receives* receives) {
     if (receives->spec.items.empty()) return;
     CHECK(options_.pipeline != nullptr) << "a stage with neighbours needs a communicator";
     const int64_t bytes = CarryBytes(receives->spec);
     while (receives->posted < receives->order.size() &&
            static_cast<int>(receives->transfers.size()) < receives->buffers) {
-      CarryTransfer transfer;
-      transfer.microbatch = receives->order[receives->posted++];
-      transfer.slab = receives->pool->Take(bytes);
-      for (const Carry::Item& item : CarryIn(receives->spec, transfer.slab).items) {
-        const BufferRef ref{item.tensor.data(), item.tensor.elements(), item.tensor.dtype()};
-        transfer.works.push_back(options_.pipeline->Receive(
-            ref, receives->peer, TagOf(transfer.microbatch, receives->direction)));
-      }
-      receives->transfers.push_back(std::move(transfer));
+      auto transfer = std::make_shared<CarryTransfer>();
+      transfer->microbatch = receives->order[receives->posted++];
+      transfer->slab = receives->pool->Take(bytes);
+      receives->transfers.push_back(transfer);
+      const int tag = TagOf(transfer->microbatch, receives->direction);
+      // A start does not fail; what becomes of it, Received tells.
+      (void)Do([pipeline = options_.pipeline, &buffers = buffers_, spec = receives->spec,
+                peer = receives->peer, transfer, tag] {
+        for (const Carry::Item& item : CarryIn(spec, transfer->slab).items) {
+          const BufferRef ref{item.tensor.data(), item.tensor.elements(), item.tensor.dtype()};
+          transfer->works.push_back(pipeline->Receive(ref, peer, tag));
+        }
+        buffers.posted.push_back(transfer);
+        return OkStatus();
+      });
     }
   }
 
   Result<Carry> Received(Receives* receives, int microbatch) {
     if (receives->spec.items.empty()) return Carry{};
-    for (CarryTransfer& transfer : receives->transfers) {
-      if (transfer.microbatch != microbatch) continue;
-      RETURN_IF_ERROR(transfer.Wait(options_.timeout));
-      return CarryIn(receives->spec, transfer.slab);
+    for (const auto& transfer : receives->transfers) {
+      if (transfer->microbatch != microbatch) continue;
+      RETURN_IF_ERROR(Do([&buffers = buffers_, timeout = options_.timeout, transfer,
+                          follower = follower()]() -> Status {
+        RETURN_IF_ERROR(transfer->Finish(follower, timeout));
+        std::erase(buffers.posted, transfer);
+        return OkStatus();
+      }));
+      return CarryIn(receives->spec, transfer->slab);
     }
     return InternalError("a carry that was never received");
   }
 
-  void Send(const Carry& carry, const CarrySpec& spec, int microbatch, Direction direction,
-            SlabPool* pool) {
+  Status Send(const Carry& carry, const CarrySpec& spec, int microbatch, Direction direction,
+              SlabPool* pool) {
     CHECK_EQ(carry.items.size(), spec.items.size()) << "a carry that is not what the model said";
-    if (spec.items.empty()) return;
-    while (!sends_.empty() && sends_.front().first.Done()) {
-      sends_.front().second->Give(std::move(sends_.front().first.slab));
-      sends_.pop_front();
+    if (spec.items.empty()) return OkStatus();
+    const int peer = direction == kDown ? stage_ + 1 : stage_ - 1;
+    return Do([&options = options_, &buffers = buffers_, carry, spec, microbatch, pool, peer,
+               tag = TagOf(microbatch, direction)] {
+      SendCopy(options, buffers, carry, spec, microbatch, pool, peer, tag);
+      return OkStatus();
+    });
+  }
+
+  static void SendCopy(const PipelineOptions& options, Buffers& buffers, const Carry& carry,
+                       const CarrySpec& spec, int microbatch, SlabPool* pool, int peer, int tag) {
+    auto& sends = buffers.sends;
+    while (!sends.empty() && sends.front().first.Done()) {
+      sends.front().second->Give(std::move(sends.front().first.slab));
+      sends.pop_front();
     }
     CarryTransfer transfer;
     transfer.microbatch = microbatch;
@@ -214,14 +261,13 @@ class PipelineExecutor::Run {
       const Tensor& source = carry.items[i].tensor;
       CHECK(source.dtype() == target.dtype() && source.elements() == target.elements())
           << copy.items[i].name;
-      options_.stream->Copy(target.data(), source.data(), target.bytes());
+      options.stream->Copy(target.data(), source.data(), target.bytes());
     }
     for (const Carry::Item& item : copy.items) {
       const BufferRef ref{item.tensor.data(), item.tensor.elements(), item.tensor.dtype()};
-      const int peer = direction == kDown ? stage_ + 1 : stage_ - 1;
-      transfer.works.push_back(options_.pipeline->Send(ref, peer, TagOf(microbatch, direction)));
+      transfer.works.push_back(options.pipeline->Send(ref, peer, tag));
     }
-    sends_.emplace_back(std::move(transfer), pool);
+    sends.emplace_back(std::move(transfer), pool);
   }
 
   Status Forward(int microbatch, const char* phase) {
@@ -231,8 +277,7 @@ class PipelineExecutor::Run {
     live_.push_back(microbatch);
     const Carry output = model_.Forward(ids_[microbatch], input);
     RETURN_IF_ERROR(model_.status());
-    Send(output, gradients_.spec, microbatch, kDown, &buffers_.output);
-    return OkStatus();
+    return Send(output, gradients_.spec, microbatch, kDown, &buffers_.output);
   }
 
   Status Backward(int microbatch, bool fused) {
@@ -242,8 +287,7 @@ class PipelineExecutor::Run {
     const Carry input_gradient = model_.BackwardInput(
         ids_[microbatch], gradient, fused ? WeightGradients::kWithInput : WeightGradients::kLater);
     RETURN_IF_ERROR(model_.status());
-    Send(input_gradient, inputs_.spec, microbatch, kUp, &buffers_.input_gradient);
-    return OkStatus();
+    return Send(input_gradient, inputs_.spec, microbatch, kUp, &buffers_.input_gradient);
   }
 
   Status Weight(int microbatch) {
@@ -256,9 +300,9 @@ class PipelineExecutor::Run {
   void End(int microbatch) {
     std::erase(live_, microbatch);
     for (Receives* receives : {&inputs_, &gradients_}) {
-      std::erase_if(receives->transfers, [&](CarryTransfer& transfer) {
-        if (transfer.microbatch != microbatch) return false;
-        receives->pool->Give(std::move(transfer.slab));
+      std::erase_if(receives->transfers, [&](const std::shared_ptr<CarryTransfer>& transfer) {
+        if (transfer->microbatch != microbatch) return false;
+        receives->pool->Give(transfer->slab);
         return true;
       });
       if (!receives->order.empty()) PostReceives(receives);
@@ -266,21 +310,26 @@ class PipelineExecutor::Run {
   }
 
   Status FinishSends() {
-    for (auto& [transfer, pool] : sends_) {
-      const Status status = transfer.Wait(options_.timeout);
-      if (!status.ok()) return GiveUp(status, StrCat("send of ", ids_[transfer.microbatch]));
-      pool->Give(std::move(transfer.slab));
-    }
-    return OkStatus();
+    return Do(
+        [&buffers = buffers_, timeout = options_.timeout, stage = stage_, follower = follower()] {
+          for (auto& [transfer, pool] : buffers.sends) {
+            const Status status = transfer.Finish(follower, timeout);
+            if (!status.ok()) {
+              return status.WithContext(
+                  StrCat("pipeline stage ", stage, ", send of microbatch ", transfer.microbatch));
+            }
+            pool->Give(std::move(transfer.slab));
+          }
+          buffers.sends.clear();
+          return OkStatus();
+        });
   }
 
   Status GiveUp(const Status& status, const std::string& action) {
-    for (auto& [transfer, pool] : sends_) transfer.Abandon();
-    for (Receives* receives : {&inputs_, &gradients_}) {
-      for (CarryTransfer& transfer : receives->transfers) transfer.Abandon();
-    }
+    buffers_.Abandon();
     for (int microbatch : live_) model_.Forget(ids_[microbatch]);
-    return status.WithContext(StrCat("pipeline stage ", stage_, ", ", action));
+    return action.empty() ? status
+                          : status.WithContext(StrCat("pipeline stage ", stage_, ", ", action));
   }
 
   PipelineExecutor& executor_;
@@ -291,7 +340,6 @@ class PipelineExecutor::Run {
   std::span<const MicrobatchId> ids_;
   Receives inputs_;
   Receives gradients_;
-  std::deque<std::pair<CarryTransfer, SlabPool*>> sends_;
   std::vector<int> live_;
 };
 
@@ -303,7 +351,9 @@ PipelineExecutor::PipelineExecutor(Schedule schedule, int stage, PipelineOptions
   CHECK(stage_ >= 0 && stage_ < schedule_.stages);
 }
 
-PipelineExecutor::~PipelineExecutor() = default;
+PipelineExecutor::~PipelineExecutor() { Abandon(); }
+
+void PipelineExecutor::Abandon() { buffers_->Abandon(); }
 
 int PipelineExecutor::live_microbatches() const { return PeakLiveMicrobatches(schedule_)[stage_]; }
 

@@ -5,6 +5,7 @@
 #include <span>
 
 #include "cluster/comm/communicator.h"
+#include "cluster/device/graph.h"
 #include "cluster/device/stream.h"
 #include "parallelism/phase_hook.h"
 #include "parallelism/schedule.h"
@@ -39,6 +40,11 @@ class PipelineExecutor {
   // One step: forward and backward of every microbatch. ids[i] is the model's id of the schedule's
   // microbatch i: ascending, as many as the schedule has.
   Status RunStep(StageModel& model, std::span<const MicrobatchId> ids);
+  // Until it is called with null, RunStep belongs to a recording of the stream: messages go, and
+  // the stream follows them, when it is replayed. After a replay that fails: Abandon.
+  void RecordTo(Recording* recording) { recording_ = recording; }
+  // Gives up every message in flight.
+  void Abandon();
   // Forward alone, in this order, for validation. Any number of microbatches.
   Status RunForwardOnly(StageModel& model, std::span<const MicrobatchId> ids);
 
@@ -48,6 +54,7 @@ class PipelineExecutor {
   int stage_;
   PipelineOptions options_;
   bool reserved_ = false;
+  Recording* recording_ = nullptr;
   struct Buffers;
   std::unique_ptr<Buffers> buffers_;
 };

@@ -118,14 +118,25 @@ class Planner {
     add("gradient accumulators", plan.accumulators * layout.gradients * 4);
     add("activations", plan.live_microbatches * costs.activation_bytes +
                            PeakDeferred(schedule_.rows[stage]) * costs.deferred_bytes);
-    add("scratch", costs.scratch_bytes);
+    add("scratch", costs.scratch_bytes + machine_.operation_bytes);
     add("communication buffers", slabs * (costs.input_bytes + costs.output_bytes) +
                                      2 * (costs.input_bytes + costs.output_bytes) +
-                                     ExchangeBytes(model_.specs, layout));
+                                     ExchangeBytes(model_.specs, layout) +
+                                     ContributionBytes(layout, leaves));
     add("batch", count * request_.batch_bytes);
     add("program", machine_.program_bytes);
     Wires(layout, leaves, costs, data);
     return plan;
+  }
+
+  // Of the largest bucket, this rank's share of each partial sum of the others.
+  int64_t ContributionBytes(const ParameterLayout& layout, const LeafPlan& leaves) const {
+    if (!machine_.contributions_on_device) return 0;
+    int64_t largest = 0;
+    for (const GradientBucket& bucket : layout.buckets) {
+      largest = std::max(largest, bucket.end - bucket.begin);
+    }
+    return largest * 4 / request_.data * leaves.partials() * (request_.data - 1);
   }
 
   // Bytes sent by direct exchange: every partial sum's pieces to their owners, every owned piece to

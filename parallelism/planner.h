@@ -41,6 +41,10 @@ struct MachineFacts {
   double wire_seconds = 0;    // latency of a message
   int64_t program_bytes = 0;  // the program itself: code, libraries, threads
   int64_t memory_bytes = 0;   // what a worker may use
+  // GPUs: what an operation takes while it runs, and whether sums over data ranks need an area for
+  // what the others contribute.
+  int64_t operation_bytes = 0;
+  bool contributions_on_device = false;
 };
 
 struct PlanRequest {

@@ -49,6 +49,19 @@ Communicator* ProcessGroups::Among(const std::string& name, const std::vector<in
   return others_.back().get();
 }
 
+Status ProcessGroups::Settle(Micros timeout) {
+  for (const auto& axis : axes_) {
+    if (axis != nullptr) RETURN_IF_ERROR(axis->Settle(timeout));
+  }
+  std::vector<Communicator*> others;  // without the lock: Revoke ends the waits
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (const auto& other : others_) others.push_back(other.get());
+  }
+  for (Communicator* other : others) RETURN_IF_ERROR(other->Settle(timeout));
+  return OkStatus();
+}
+
 void ProcessGroups::Revoke(const std::string& reason) {
   std::lock_guard<std::mutex> lock(mutex_);
   revoked_ = reason;

@@ -38,6 +38,8 @@ class ProcessGroups {
   static constexpr uint16_t kFirstFreeId = 16;
   Communicator* Among(const std::string& name, const std::vector<int>& ranks, uint16_t group_id);
 
+  // Communicator::Settle of all of them.
+  Status Settle(Micros timeout);
   // Ends every group, also those made later; see Communicator::Revoke. Callable from any thread.
   void Revoke(const std::string& reason);
 

@@ -7,23 +7,38 @@ namespace trireme {
 TensorGroup::TensorGroup(Communicator* communicator, Micros timeout)
     : communicator_(communicator), timeout_(timeout) {}
 
-void TensorGroup::Finish(Work work) {
-  const Status status = work.Wait(timeout_);
-  if (status.ok()) return;
-  work.Abandon();
+void TensorGroup::Abandon() {
+  if (pending_.valid()) pending_.Abandon();
+  pending_ = Work();
+  summing_ = false;
+}
+
+void TensorGroup::Do(Recording::HostCall call) {
+  const Status status = CallOrRecord(recording_, std::move(call));
   if (status_.ok()) status_ = status;
+}
+
+// follower: goes on behind the work; without one it is waited for.
+Status TensorGroup::Finish(Work work, Stream* follower) {
+  Status status = work.WaitOrFollow(follower, timeout_);
+  if (!status.ok()) work.Abandon();
+  return status;
 }
 
 void TensorGroup::StartSum(const Tensor& x) {
   if (size() == 1 || !status_.ok()) return;
   CHECK(x.dtype() == DType::kF32);
-  CHECK(!pending_.valid()) << "one sum at a time";
-  pending_ = communicator_->AllReduce(BufferRef{x.data(), x.elements(), DType::kF32});
+  CHECK(!summing_) << "one sum at a time";
+  summing_ = true;
+  Do([this, ref = BufferRef{x.data(), x.elements(), DType::kF32}] {
+    pending_ = communicator_->AllReduce(ref);
+    return OkStatus();
+  });
 }
 
 void TensorGroup::FinishSum() {
-  if (!pending_.valid()) return;
-  Finish(std::exchange(pending_, Work()));
+  if (!std::exchange(summing_, false)) return;
+  Do([this, follower = follower()] { return Finish(std::exchange(pending_, Work()), follower); });
 }
 
 void TensorGroup::Sum(const Tensor& x) {
@@ -37,7 +52,8 @@ void TensorGroup::Gather(const Tensor& all) {
   const int64_t row = all.elements() / size();
   std::vector<Piece> pieces;
   for (int r = 0; r < size(); ++r) pieces.push_back({r, r * row, (r + 1) * row});
-  Finish(communicator_->AllGather({all.data(), all.elements(), all.dtype()}, pieces));
+  Do([this, ref = BufferRef{all.data(), all.elements(), all.dtype()}, pieces,
+      follower = follower()] { return Finish(communicator_->AllGather(ref, pieces), follower); });
 }
 
 }  // namespace trireme

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cluster/comm/communicator.h"
+#include "cluster/device/graph.h"
 #include "cluster/device/tensor.h"
 
 namespace trireme {
@@ -15,6 +16,19 @@ class TensorGroup {
   TensorGroup() = default;
   // Does not own `communicator`, which outlives the object.
   TensorGroup(Communicator* communicator, Micros timeout);
+  ~TensorGroup() { Abandon(); }
+  TensorGroup(TensorGroup&&) = default;
+  TensorGroup& operator=(TensorGroup&&) = default;
+
+  // Until it is called with null, calls belong to a recording of `stream`, which follows them when
+  // it is replayed: then the object must be where it is now. Replay tells of failures; Abandon
+  // follows them.
+  void RecordTo(Recording* recording, Stream* stream) {
+    recording_ = recording;
+    stream_ = stream;
+  }
+  // Gives up a sum that was started.
+  void Abandon();
 
   int size() const { return communicator_ == nullptr ? 1 : communicator_->size(); }
   int rank() const { return communicator_ == nullptr ? 0 : communicator_->rank(); }
@@ -29,10 +43,15 @@ class TensorGroup {
   void Gather(const Tensor& all);
 
  private:
-  void Finish(Work work);
+  void Do(Recording::HostCall call);
+  Status Finish(Work work, Stream* follower);
+  Stream* follower() const { return recording_ == nullptr ? nullptr : stream_; }
 
   Communicator* communicator_ = nullptr;
   Micros timeout_ = 0;
+  Recording* recording_ = nullptr;
+  Stream* stream_ = nullptr;
+  bool summing_ = false;
   Work pending_;
   Status status_;
 };

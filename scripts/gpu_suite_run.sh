@@ -26,6 +26,7 @@ done
 [ ${#parts[@]} -eq 0 ] && parts=(correctness sanitizer performance)
 
 # part | name | what it needs | command. `needs`: programs of bin/, or sanitizer, torch, gpu, gpus2.
+# The peer comes last: compiling takes it minutes, and what is cut off then is its own.
 steps='correctness|kernels against the CPU reference|gpu cuda_kernels_gpu_test|cuda_kernels_gpu_test
 correctness|attention, own kernels|gpu cuda_kernels_gpu_test|TRIREME_ATTENTION=own cuda_kernels_gpu_test --gtest_filter=*Attention*
 correctness|the fixtures of PyTorch|gpu cuda_fixtures_gpu_test|NVIDIA_TF32_OVERRIDE=0 cuda_fixtures_gpu_test
@@ -44,21 +45,21 @@ sanitizer|synccheck|gpu sanitizer cuda_kernels_gpu_test|sanitize synccheck cuda_
 performance|gpt2-124m, expected|trireme|expect gpt2-124m 32 1024
 performance|gpt2-124m|gpu train_benchmark|timed gpt2-124m --batch 32 --length 1024
 performance|gpt2-124m, attention with atomics|gpu train_benchmark|TRIREME_ATTENTION=fast timed gpt2-124m --batch 32 --length 1024
-performance|gpt2-124m, torch.compile|gpu torch|peer gpt2-124m 32
 performance|gpt2-350m, expected|trireme|expect gpt2-350m 32 1024
 performance|gpt2-350m|gpu train_benchmark|timed gpt2-350m --batch 32 --length 1024
-performance|gpt2-350m, torch.compile|gpu torch|peer gpt2-350m 32
 performance|gpt2-774m, expected|trireme|expect gpt2-774m 16 1024
 performance|gpt2-774m|gpu train_benchmark|timed gpt2-774m --batch 16 --length 1024
-performance|gpt2-774m, torch.compile|gpu torch|peer gpt2-774m 16
 performance|gpt2-1558m, expected|trireme|expect gpt2-1558m 8 1024 4
 performance|gpt2-1558m|gpu train_benchmark|timed gpt2-1558m --batch 8 --microbatches 4 --length 1024
-performance|gpt2-1558m, torch.compile|gpu torch|peer gpt2-1558m 8
 performance|the shape of Qwen2.5-1.5B, expected|trireme|expect "$qwen" 8 1024 4
 performance|the shape of Qwen2.5-1.5B|gpu train_benchmark|timed "$qwen" --batch 8 --microbatches 4 --length 1024
 performance|llama-2-7b, 4 layers, expected|trireme|expect "llama-2-7b, num_hidden_layers: 4" 2 4096
 performance|llama-2-7b, 4 layers|gpu train_benchmark|timed "llama-2-7b, num_hidden_layers: 4" --batch 2 --length 4096
-performance|kernels|gpu kernels_benchmark|kernels_benchmark --device=cuda --benchmark_format=json'
+performance|kernels|gpu kernels_benchmark|kernels_benchmark --device=cuda --benchmark_format=json
+performance|gpt2-124m, torch.compile|gpu torch|peer gpt2-124m 32
+performance|gpt2-350m, torch.compile|gpu torch|peer gpt2-350m 32
+performance|gpt2-774m, torch.compile|gpu torch|peer gpt2-774m 16
+performance|gpt2-1558m, torch.compile|gpu torch|peer gpt2-1558m 8'
 
 if [ $dry = yes ]; then
   echo "runs:    (run.sh; a part at most $part_seconds s)"
@@ -74,6 +75,7 @@ fi
 mkdir -p "$out"
 export PATH=$here/bin:$PATH TRIREME_SHARED=$here
 libraries=$here/lib
+callers_libraries=${LD_LIBRARY_PATH-}  # for PyTorch, which brings CUDA's
 # CUDA's libraries of Python's nvidia packages, where the system has none.
 python=${PYTHON:-python3}
 if command -v "$python" >/dev/null; then
@@ -110,11 +112,13 @@ rerun() {
   [ "$a" = "$b" ]
 }
 two_gpus() {
-  small_run "$out/one_gpu" cuda 50 && small_run "$out/two_gpus" cuda 50 --set layout.data=2 --set layout.zero=1 || return
-  local a b
-  a=$(trireme checkpoint hash "$out/one_gpu" --json) && b=$(trireme checkpoint hash "$out/two_gpus" --json) || return
+  small_run "$out/one_gpu" cuda 50 && small_run "$out/two_data" cuda 50 --set layout.data=2 --set layout.zero=1 &&
+    small_run "$out/two_stages" cuda 50 --set layout.pipeline=2 || return
+  local a b c
+  a=$(trireme checkpoint hash "$out/one_gpu" --json) && b=$(trireme checkpoint hash "$out/two_data" --json) &&
+    c=$(trireme checkpoint hash "$out/two_stages" --json) || return
   echo "$a"
-  [ "$a" = "$b" ]
+  [ "$a" = "$b" ] && [ "$a" = "$c" ]
 }
 # Every 50th loss of 1,000 steps lies within 2 % of the CPU's.
 curve() {
@@ -168,7 +172,7 @@ timed() { # MODEL OPTIONS: mfu by the data sheet where it is known
   train_benchmark --device cuda --precision bfloat16 --steps 20 --untimed 5 "${peak[@]}" --preset "$@"
 }
 peer() { # PRESET BATCH
-  env -u LD_LIBRARY_PATH "$python" "$here/peers/pytorch_train.py" --preset "$1" --batch "$2" --length 1024 --dtype bfloat16 --compile --device cuda
+  LD_LIBRARY_PATH=$callers_libraries "$python" "$here/peers/pytorch_train.py" --preset "$1" --batch "$2" --length 1024 --dtype bfloat16 --compile --device cuda
 }
 
 # What the GPU did while a step ran: its clock in MHz, power in W and temperature, least to largest.
@@ -181,15 +185,26 @@ range() { # FILE COLUMN
 }
 smi() { nvidia-smi --query-gpu="$1" --format=csv,noheader 2>/dev/null | head -1; }
 device=$(smi name)
+visible_gpus() {
+  local all
+  all=$(nvidia-smi -L 2>/dev/null | wc -l)
+  [ -z "${CUDA_VISIBLE_DEVICES+set}" ] || all=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c .)
+  echo "$all"
+}
 missing() { # NEEDS: why the step cannot run, or nothing
   local need
   for need in $1; do
     case $need in
       gpu) [ -n "$device" ] || { echo "no GPU (nvidia-smi finds none)" && return; } ;;
-      gpus2) [ "$(nvidia-smi -L 2>/dev/null | wc -l)" -ge 2 ] || { echo "fewer than two GPUs" && return; } ;;
+      gpus2) [ "$(visible_gpus)" -ge 2 ] || { echo "fewer than two GPUs" && return; } ;;
       sanitizer) command -v compute-sanitizer >/dev/null || { echo "no compute-sanitizer on the PATH" && return; } ;;
       torch) "$python" -c 'import torch, transformers' 2>/dev/null || { echo "no torch and transformers for $python" && return; } ;;
-      *) [ -x "$here/bin/$need" ] || { echo "$need is not in the bundle" && return; } ;;
+      *)
+        [ -x "$here/bin/$need" ] || { echo "$need is not in the bundle" && return; }
+        local absent
+        absent=$(with_libraries ldd "$here/bin/$need" 2>/dev/null | awk '/not found/ {print $1}' | paste -sd ' ')
+        [ -z "$absent" ] || { echo "not on this machine: $absent" && return; }
+        ;;
     esac
   done
 }
@@ -198,7 +213,7 @@ quoted() { # a JSON string of stdin
 }
 
 export -f small_run rerun two_gpus curve sanitize expect timed peer
-export out here python device qwen
+export out here python device qwen callers_libraries
 date=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 commit=$(cat "$here/commit" 2>/dev/null || echo unknown)
 driver=$(smi driver_version)

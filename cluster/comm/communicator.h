@@ -56,6 +56,10 @@ class Work {
   // until it is done, at most `timeout`; errors as those of Wait. When it is OK the Work is spent:
   // what becomes of the operation is told by Communicator::Settle.
   Status Follow(Stream& stream, Micros timeout);
+  // Follow where there is a follower, else Wait.
+  Status WaitOrFollow(Stream* follower, Micros timeout) {
+    return follower == nullptr ? Wait(timeout) : Follow(*follower, timeout);
+  }
   // Gives the operation up: its requests are dropped and the memory they may still touch goes to
   // the graveyard with it (`keep_alive`), so that the caller can go on at once. To be called after
   // an error of Wait too, where the caller would free or reuse that memory.

@@ -162,7 +162,8 @@ Status DeviceEngine::Follow(const std::shared_ptr<DeviceOperation>& operation, S
   std::unique_lock<std::mutex> lock(mutex_);
   RETURN_IF_ERROR(Await(&lock, *operation, timeout, /*until_under_way=*/true));
   if (operation->finished()) return OkStatus();
-  std::erase_if(followed_, [](const auto& other) { return other->finished() && other->status.ok(); });
+  std::erase_if(followed_,
+                [](const auto& other) { return other->finished() && other->status.ok(); });
   followed_.push_back(operation);
   stream.Wait(operation->results);
   return OkStatus();

@@ -47,7 +47,8 @@ void NcclMessages::Receive(std::shared_ptr<DeviceOperation> operation, StreamEve
 }
 
 bool NcclMessages::busy() const {
-  if (!outgoing_.empty() || !incoming_.empty() || !loose_.empty() || !draining_.empty()) return true;
+  if (!outgoing_.empty() || !incoming_.empty() || !loose_.empty() || !draining_.empty())
+    return true;
   return std::any_of(channels_.begin(), channels_.end(),
                      [](const auto& entry) { return entry.second->busy(); });
 }

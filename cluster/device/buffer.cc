@@ -67,6 +67,8 @@ MemoryUse BufferMemoryOfGpu(int gpu) {
   return found == TheAccount().gpus.end() ? MemoryUse{} : found->second;
 }
 
+int64_t OperationBytesMaxOfGpu(int gpu) { return cuda::OperationBytesMax(gpu); }
+
 std::string MemoryTable() {
   using Entry = std::pair<std::pair<std::string, std::string>, MemoryUse>;
   std::vector<Entry> entries;

@@ -19,6 +19,8 @@ struct MemoryUse {
 MemoryUse BufferMemory();
 // Of one GPU.
 MemoryUse BufferMemoryOfGpu(int gpu);
+// The most that operations of the GPU have taken at one time beside Buffers, for their own length.
+int64_t OperationBytesMaxOfGpu(int gpu);
 // Where the Buffers of this process are and what for, a line a place and purpose, largest first:
 //   gpu 0   weights      1.25 GiB  (at most 1.25 GiB)
 std::string MemoryTable();

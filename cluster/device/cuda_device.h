@@ -43,12 +43,14 @@ double MillisecondsBetween(void* first, void* second);
 // Zeroed memory of the GPU, 256-byte aligned.
 void* AllocateMemory(int gpu, int64_t bytes);
 void FreeMemory(void* memory);
+// The most that operations have taken at one time in the order of a stream, in recorded graphs too.
+int64_t OperationBytesMax(int gpu);
 // Zeroed host memory that every GPU copies to and from without staging.
 void* AllocatePinned(int64_t bytes);
 void FreePinned(void* memory);
 
 // Between the two, what the thread enqueues on the stream (and on streams that wait for it) is
-// recorded and not run.
+// recorded and not run. EndCapture is null where nothing was.
 void BeginCapture(int gpu, void* stream, const OperationLog& log);
 void* EndCapture(int gpu, void* stream, const OperationLog& log);
 void LaunchGraph(int gpu, void* stream, void* graph, const OperationLog& log);

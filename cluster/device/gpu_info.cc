@@ -57,13 +57,11 @@ std::vector<int> ParseCpuList(const std::string& list) {
 }
 
 bool BindThreadToNumaNode(int node, const std::string& sysfs) {
-  cpu_set_t usable, wanted;
-  CPU_ZERO(&usable);
+  // All of the node, not only what is the thread's now: mpirun has spread its ranks over cores or
+  // nodes without a look at GPUs. The kernel takes off what the process may not use at all.
+  cpu_set_t wanted;
   CPU_ZERO(&wanted);
-  if (sched_getaffinity(0, sizeof(usable), &usable) != 0) return false;
-  for (int cpu : CpusOfNumaNode(node, sysfs)) {
-    if (CPU_ISSET(cpu, &usable)) CPU_SET(cpu, &wanted);
-  }
+  for (int cpu : CpusOfNumaNode(node, sysfs)) CPU_SET(cpu, &wanted);
   return CPU_COUNT(&wanted) > 0 && sched_setaffinity(0, sizeof(wanted), &wanted) == 0;
 }
 

@@ -1,5 +1,6 @@
 #include "cluster/device/graph.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "cluster/device/cuda_device.h"
@@ -60,27 +61,53 @@ void Graph::Launch(Stream& stream) const {
   cuda::LaunchGraph(gpu_, stream.gpu_->stream, exec_, *stream.gpu_->log);
 }
 
-void Recording::Begin() {
-  CHECK(parts_.empty()) << "a recording is made once";
-  Graph::BeginCapture(*stream_);
+Recording Recording::Rehearsal(Stream* stream) {
+  Recording rehearsal(stream);
+  rehearsal.rehearsal_ = true;
+  return rehearsal;
 }
 
-void Recording::Call(std::function<void()> call) {
-  End();
+void Recording::Begin() {
+  CHECK(parts_.empty()) << "a recording is made once";
+  if (!rehearsal_) Graph::BeginCapture(*stream_);
+}
+
+void Recording::Call(HostCall call) {
+  if (rehearsal_) return;
+  EndStretch();
   parts_.emplace_back(std::move(call));
   Graph::BeginCapture(*stream_);
 }
 
-void Recording::End() { parts_.emplace_back(Graph::EndCapture(*stream_)); }
+void Recording::End() {
+  if (!rehearsal_) EndStretch();
+}
 
-void Recording::Replay() const {
+void Recording::EndStretch() {
+  Graph graph = Graph::EndCapture(*stream_);
+  if (graph.defined()) parts_.emplace_back(std::move(graph));
+}
+
+Status Recording::Replay() const {
   for (const auto& part : parts_) {
     if (const Graph* graph = std::get_if<Graph>(&part)) {
       graph->Launch(*stream_);
     } else {
-      std::get<std::function<void()>>(part)();
+      RETURN_IF_ERROR(std::get<HostCall>(part)());
     }
   }
+  return OkStatus();
+}
+
+int64_t Recording::graphs() const {
+  return std::count_if(parts_.begin(), parts_.end(),
+                       [](const auto& part) { return std::holds_alternative<Graph>(part); });
+}
+
+Status CallOrRecord(Recording* recording, Recording::HostCall call) {
+  if (recording == nullptr) return call();
+  recording->Call(std::move(call));
+  return OkStatus();
 }
 
 }  // namespace trireme

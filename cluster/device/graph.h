@@ -5,6 +5,7 @@
 #include <variant>
 #include <vector>
 
+#include "cluster/base/status.h"
 #include "cluster/device/stream.h"
 
 namespace trireme {
@@ -24,7 +25,7 @@ class Graph {
 
   // The same in two calls, on a GPU alone.
   static void BeginCapture(Stream& stream);
-  static Graph EndCapture(Stream& stream);
+  static Graph EndCapture(Stream& stream);  // not defined() where nothing was enqueued
 
   bool defined() const { return exec_ != nullptr || body_ != nullptr; }
   // Runs the work once, ordered on the stream: the one of the capture, or another of its device.
@@ -41,19 +42,33 @@ class Graph {
 // holds.
 class Recording {
  public:
+  using HostCall = std::function<Status()>;
   explicit Recording(Stream* stream) : stream_(stream) {}
+  // One that keeps nothing: work of the stream is run as it comes, calls are left out. What they
+  // would have brought is missing, so results are worth nothing; but all is loaded and measured.
+  static Recording Rehearsal(Stream* stream);
+
   // From here to End what the thread enqueues on the stream is recorded and not run.
   void Begin();
   // Between Begin and End: `call` belongs here; it is not called before Replay. It may enqueue work
-  // on other streams that waits for this one, and not on this one.
-  void Call(std::function<void()> call);
+  // on any stream, and must not wait for this one.
+  void Call(HostCall call);
   void End();
-  // Launches and calls, in the order of the recording. Does not wait for the stream.
-  void Replay() const;
+  // Launches and calls, in the order of the recording, to the first call that fails. Does not wait
+  // for the stream.
+  Status Replay() const;
+  int64_t graphs() const;
 
  private:
+  void EndStretch();
+
   Stream* stream_;
-  std::vector<std::variant<Graph, std::function<void()>>> parts_;
+  bool rehearsal_ = false;
+  std::vector<std::variant<Graph, HostCall>> parts_;
 };
+
+// What the host does between works of a stream: at once, or at its place in the recording if there
+// is one.
+Status CallOrRecord(Recording* recording, Recording::HostCall call);
 
 }  // namespace trireme

@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <cstdint>
 #include <cstring>
 
 #include "cluster/device/cuda_device.h"
@@ -20,6 +22,17 @@ void* AllocateMemory(int gpu, int64_t bytes) {
   // Streams of ours do not wait for the legacy one, where the zeros are written.
   Check(cudaStreamSynchronize(nullptr), gpu, "zeroing memory");
   return memory;
+}
+
+int64_t OperationBytesMax(int gpu) {
+  cudaMemPool_t pool;
+  uint64_t eager = 0, recorded = 0;
+  Check(cudaDeviceGetDefaultMemPool(&pool, gpu), gpu, "asking for the memory pool");
+  Check(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemHigh, &eager), gpu,
+        "asking for the pool's use");
+  Check(cudaDeviceGetGraphMemAttribute(gpu, cudaGraphMemAttrUsedMemHigh, &recorded), gpu,
+        "asking for the graphs' memory");
+  return static_cast<int64_t>(std::max(eager, recorded));
 }
 
 // Errors are left to the next call that can tell them: the process may be on its way out.

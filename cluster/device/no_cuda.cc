@@ -27,6 +27,7 @@ void* AllocatePinned(int64_t) { NoCuda("pinned memory"); }
 void FreePinned(void*) {}
 
 void BeginCapture(int, void*, const OperationLog&) { NoCuda("a graph"); }
+int64_t OperationBytesMax(int) { NoCuda("memory of operations"); }
 void* EndCapture(int, void*, const OperationLog&) { NoCuda("a graph"); }
 void LaunchGraph(int, void*, void*, const OperationLog&) { NoCuda("a graph"); }
 void DestroyGraph(void*) {}

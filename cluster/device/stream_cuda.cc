@@ -112,9 +112,12 @@ void BeginCapture(int gpu, void* stream, const OperationLog& log) {
 void* EndCapture(int gpu, void* stream, const OperationLog& log) {
   cudaGraph_t graph;
   Check(cudaStreamEndCapture(AsStream(stream), &graph), gpu, log);
-  cudaGraphExec_t exec;
-  Check(cudaGraphInstantiate(&exec, graph, 0), gpu, log);
+  size_t nodes = 0;
+  Check(cudaGraphGetNodes(graph, nullptr, &nodes), gpu, log);
+  cudaGraphExec_t exec = nullptr;
+  if (nodes > 0) Check(cudaGraphInstantiate(&exec, graph, 0), gpu, log);
   cudaGraphDestroy(graph);
+  if (exec == nullptr) return nullptr;
   // The recording has scratch memory of its own; what the same steps took before goes back.
   cudaMemPool_t pool;
   Check(cudaDeviceGetDefaultMemPool(&pool, gpu), gpu, "asking for the memory pool");

@@ -101,8 +101,6 @@ void OnEveryGpuRank(int ranks, const std::function<void(CommunicatorFactory&, St
   OnEveryNcclRank(ranks, {}, body);
 }
 
-bool PeersMeetOnTheGpu() { return true; }
-
 std::vector<int> WorldSizes() { return {1, 2, 3}; }
 
 }  // namespace trireme

@@ -19,7 +19,8 @@ thread_local std::optional<simt::DeviceAccess> access;
 
 std::unique_ptr<CommunicatorFactory> MakeFactory(CommunicatorFactory* host, Stream* compute) {
 #if SIMT_WORLD_OF_NCCL
-  Fake().device(nullptr, [] { access.emplace(); }, [] { access.reset(); });
+  Fake().device(
+      nullptr, [] { access.emplace(); }, [] { access.reset(); });
   Fake().enqueue([](void* stream, bool (*over)(void*), void* work) {
     simt::EnqueueWhenOver(static_cast<cudaStream_t>(stream), [=] { return over(work); });
   });
@@ -46,8 +47,6 @@ void OnEveryGpuRank(int ranks, const std::function<void(CommunicatorFactory&, St
   }
   for (auto& thread : threads) thread.join();
 }
-
-bool PeersMeetOnTheGpu() { return SIMT_WORLD_OF_NCCL != 0; }
 
 void OnEveryRank(int ranks, const std::function<void(TestRank&)>& body) {
   std::vector<int> members(ranks);

@@ -139,16 +139,61 @@ TEST(RecordingTest, LaunchesAndCallsComeInTheirOrder) {
     side.Wait(stream.Record());
     AddInPlace(side, Floats(b), Floats(a), 100);
     stream.Wait(side.Record());
+    return OkStatus();
   });
   AddInPlace(stream, Floats(a), Floats(one), 100);
   recording.End();
   EXPECT_EQ(calls, 0);
   EXPECT_EQ(Read(stream, a)[0], 0.0f);
-  for (int i = 0; i < 3; ++i) recording.Replay();
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(recording.Replay().ok());
   EXPECT_EQ(calls, 3);
+  EXPECT_EQ(recording.graphs(), 2);
   EXPECT_EQ(Read(stream, a), std::vector<float>(100, 6.0f));
   EXPECT_EQ(Read(stream, b), std::vector<float>(100, 1.0f + 3.0f + 5.0f));
   EXPECT_DEATH(recording.Begin(), "a recording is made once");
+}
+
+TEST(RecordingTest, ACallThatFailsEndsTheReplayAndStretchesWithoutWorkAreNoGraphs) {
+  Stream stream(Gpu{0});
+  Buffer a(400, DeviceKind::kCuda), one(400, DeviceKind::kCuda);
+  const std::vector<float> ones(100, 1.0f);
+  stream.Copy(one.data(), ones.data(), 400);
+  Recording recording(&stream);
+  bool fails = false;
+  recording.Begin();
+  recording.Call([] { return OkStatus(); });
+  AddInPlace(stream, Floats(a), Floats(one), 100);
+  recording.Call([&] { return fails ? UnavailableError("a peer is lost") : OkStatus(); });
+  recording.Call([] { return OkStatus(); });
+  AddInPlace(stream, Floats(a), Floats(one), 100);
+  recording.End();
+  EXPECT_EQ(recording.graphs(), 2);
+  EXPECT_TRUE(recording.Replay().ok());
+  EXPECT_EQ(Read(stream, a)[0], 2.0f);
+  fails = true;
+  EXPECT_EQ(recording.Replay().message(), "a peer is lost");
+  EXPECT_EQ(Read(stream, a)[0], 3.0f) << "what comes behind is not launched";
+}
+
+TEST(RecordingTest, ARehearsalRunsTheWorkAndLeavesOutTheCalls) {
+  Stream stream(Gpu{0});
+  Buffer a(400, DeviceKind::kCuda), one(400, DeviceKind::kCuda);
+  const std::vector<float> ones(100, 1.0f);
+  stream.Copy(one.data(), ones.data(), 400);
+  Recording rehearsal = Recording::Rehearsal(&stream);
+  int calls = 0;
+  const auto call = [&] {
+    ++calls;
+    return OkStatus();
+  };
+  rehearsal.Begin();
+  AddInPlace(stream, Floats(a), Floats(one), 100);
+  EXPECT_TRUE(CallOrRecord(&rehearsal, call).ok());
+  rehearsal.End();
+  EXPECT_EQ(calls, 0);
+  EXPECT_EQ(Read(stream, a)[0], 1.0f);
+  EXPECT_TRUE(CallOrRecord(nullptr, call).ok());
+  EXPECT_EQ(calls, 1);
 }
 
 TEST(RecordingTest, TimedStreamsAreNotRecorded) {

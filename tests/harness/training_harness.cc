@@ -168,6 +168,7 @@ Status Run(const HarnessOptions& options, Stream& stream, ProcessGroups* groups,
                               options.clip_norm,
                               kTimeout,
                               {},
+                              {},
                               options.record});
   RETURN_IF_ERROR(Load(options, &store, &stream));
   const bool has_losses =
@@ -224,8 +225,8 @@ HarnessRank RunHarnessRank(const HarnessOptions& options, CommunicatorFactory* f
   HostMap hosts = IdentityHosts(mesh.size(), generation);
   for (int& world_rank : hosts.world_rank_of) world_rank += first_world_rank;
   const bool gpu = options.device == DeviceKind::kCuda;
-  const auto stream =
-      gpu ? std::make_unique<Stream>(Gpu{0}) : std::make_unique<Stream>(options.threads);
+  const auto stream = gpu ? std::make_unique<Stream>(Gpu{options.gpu_each ? rank : 0})
+                          : std::make_unique<Stream>(options.threads);
   const auto world = !gpu                ? nullptr
                      : options.gpu_world ? options.gpu_world(rank, factory, stream.get())
                                          : StagedWorld(factory, stream.get());

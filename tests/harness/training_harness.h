@@ -28,6 +28,7 @@ struct HarnessOptions {
   int zero = 0;
   int threads = 1;
   DeviceKind device = DeviceKind::kCpu;  // kCuda: ranks share GPU 0
+  bool gpu_each = false;                 // or rank r has GPU r
   // How ranks of GPUs reach each other; StagedWorld when empty. `host` connects them.
   std::function<std::unique_ptr<CommunicatorFactory>(int rank, CommunicatorFactory* host, Stream*)>
       gpu_world;

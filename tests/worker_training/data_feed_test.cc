@@ -52,6 +52,33 @@ TEST_F(DataFeedTest, AStepReadsItsWindowsAndWhatFollowsThem) {
   EXPECT_THAT(Values(feed->Get(1).ids), ElementsAre(7, 8, 9, 10, 11, 12));
 }
 
+TEST_F(DataFeedTest, WhatWasReadAheadIsWhatTheStepHas) {
+  const auto feed = OpenFeed({.train = {Range("train", 1, 17)}, .length = 3}).value();
+  const std::vector<MicrobatchId> both = {0, 1}, second = {1};
+  ASSERT_TRUE(feed->LoadStep(1, both).ok());
+  feed->ReadAhead(2, both);
+  EXPECT_THAT(Values(feed->Get(0).ids), ElementsAre(1, 2, 3, 4, 5, 6)) << "still the first step";
+  ASSERT_TRUE(feed->LoadStep(2, both).ok());
+  EXPECT_THAT(Values(feed->Get(0).ids), ElementsAre(13, 14, 15, 1, 2, 3));
+  // Something else is asked for than was expected.
+  feed->ReadAhead(3, both);
+  ASSERT_TRUE(feed->LoadStep(3, second).ok());
+  EXPECT_THAT(Values(feed->Get(1).ids), ElementsAre(1, 2, 3, 4, 5, 6));
+  ASSERT_TRUE(feed->LoadStep(1, both).ok());
+  EXPECT_THAT(Values(feed->Get(1).ids), ElementsAre(7, 8, 9, 10, 11, 12));
+}
+
+TEST_F(DataFeedTest, AnErrorOfWhatWasReadAheadIsToldByItsStep) {
+  WriteTokens(folder_ / "train", {{1, 2, 3, 4, 5, 6, 99, 8, 9, 10, 11, 12, 13}});
+  const auto feed =
+      OpenFeed({.train = {folder_ / "train"}, .length = 3, .sequences = 2, .vocab_size = 50})
+          .value();
+  const std::vector<MicrobatchId> all = {0};
+  feed->ReadAhead(1, all);
+  const Status status = feed->LoadStep(1, all);
+  EXPECT_THAT(status.message(), HasSubstr("token 6 is 99"));
+}
+
 // 5 6 7 0 | 8 0 | 9 10 11 12 0 | 1 | 2 3 0 4: the first window ends in the second document, which
 // the second window goes on with.
 TEST_F(DataFeedTest, PositionsRestartAtEachDocumentWhenIsolated) {

@@ -177,11 +177,6 @@ void DecoderStage::ReserveLosses(int microbatches) {
   losses_on_device_ = std::max(losses_on_device_, microbatches);
 }
 
-void DecoderStage::FillByReplay(std::span<const MicrobatchId> microbatches) {
-  CHECK_LE(std::ssize(microbatches), losses_on_device_);
-  if (last()) microbatch_of_parts_.assign(microbatches.begin(), microbatches.end());
-}
-
 double* DecoderStage::LossPartsOf(MicrobatchId microbatch) {
   if (static_cast<int>(microbatch_of_parts_.size()) == losses_on_device_) ReadLosses();
   const int64_t parts = blocks_.classifier->LossParts(options_.tokens.tokens());

@@ -6,7 +6,7 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <span>
+#include <utility>
 #include <vector>
 
 #include "parallelism/stage_model.h"
@@ -63,9 +63,16 @@ class DecoderStage final : public StageModel {
   // So many microbatches' losses stay on the device until TakeLosses; with more the host waits in
   // between. Before the first pass.
   void ReserveLosses(int microbatches);
-  // Instead of passes: their losses are written by a recording of the same passes that is about to
-  // be replayed. Both the recording and this come right after TakeLosses.
-  void FillByReplay(std::span<const MicrobatchId> microbatches);
+  // For passes that are recorded: see TensorGroup::RecordTo.
+  void RecordTo(Recording* recording) { context_.tensor.RecordTo(recording, context_.stream); }
+  // The microbatches whose losses were to be written since TakeLosses, in the order of their
+  // passes: a recording's, which nothing has been written of yet, or a step's that is given up.
+  std::vector<MicrobatchId> ForgetLosses() { return std::exchange(microbatch_of_parts_, {}); }
+  // Instead of passes: a recording whose losses were these is about to be replayed, right after
+  // TakeLosses.
+  void FillByReplay(const std::vector<MicrobatchId>& losses) { microbatch_of_parts_ = losses; }
+  // Gives up what is in flight, once a replay has failed.
+  void Abandon() { context_.tensor.Abandon(); }
   // Losses summed over label tokens, by microbatch, since the last call. Last stage alone.
   std::map<MicrobatchId, double> TakeLosses();
   StageMemory Memory() const;

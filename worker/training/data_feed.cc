@@ -1,6 +1,7 @@
 #include "worker/training/data_feed.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "proto/config.pb.h"
 #include "worker/kernels/cross_entropy.h"
@@ -92,17 +93,19 @@ std::vector<std::string> DataFeed::TrainFingerprints() const {
   return fingerprints;
 }
 
-void DataFeed::Reserve(int64_t microbatches) {
-  loaded_.clear();
-  if (microbatches <= reserved_) return;
-  reserved_ = microbatches;
-  memory_ = Buffer(microbatches * 4 * rows_ * length_ * ByteSize(DType::kI32));
+void DataFeed::Reserve(int64_t microbatches, Batch* batch) const {
+  batch->uploaded.Synchronize();
+  batch->loaded.clear();
+  if (microbatches <= batch->reserved) return;
+  batch->reserved = microbatches;
+  const int64_t bytes = microbatches * 4 * rows_ * length_ * ByteSize(DType::kI32);
+  batch->memory = pinned_ ? Buffer::Pinned(bytes, "batch") : Buffer(bytes);
 }
 
-DataFeed::Loaded& DataFeed::Slot(int64_t index, MicrobatchId microbatch) {
+DataFeed::Loaded& DataFeed::Slot(int64_t index, MicrobatchId microbatch, Batch* batch) const {
   const int64_t n = rows_ * length_;
-  auto* at = reinterpret_cast<int32_t*>(memory_.data()) + index * 4 * n;
-  Loaded& loaded = loaded_[microbatch];
+  auto* at = reinterpret_cast<int32_t*>(batch->memory.data()) + index * 4 * n;
+  Loaded& loaded = batch->loaded[microbatch];
   loaded.data.ids = Tensor(at, DType::kI32, {rows_, length_});
   loaded.data.labels = Tensor(at + n, DType::kI32, {rows_, length_});
   loaded.data.places.positions = Tensor(at + 2 * n, DType::kI32, {rows_, length_});
@@ -115,16 +118,18 @@ DataFeed::Loaded& DataFeed::Slot(int64_t index, MicrobatchId microbatch) {
 
 void DataFeed::Upload(Stream* stream) {
   if (stream->device() == DeviceKind::kCpu) return;
-  if (on_device_.bytes() < memory_.bytes()) on_device_ = Buffer(memory_.bytes(), stream->device());
-  stream->Copy(on_device_.data(), memory_.data(), memory_.bytes());
-  // The host's side is written again before the stream need have come here.
-  stream->Synchronize();
+  const Buffer& memory = now_.memory;
+  if (on_device_.bytes() < memory.bytes()) {
+    on_device_ = Buffer(memory.bytes(), stream->device(), "batch");
+  }
+  stream->Copy(on_device_.data(), memory.data(), memory.bytes());
+  now_.uploaded = stream->Record();
   const auto move = [&](Tensor* tensor) {
     if (!tensor->defined()) return;
-    *tensor = Tensor(on_device_.data() + (tensor->bytes_data() - memory_.data()), tensor->dtype(),
+    *tensor = Tensor(on_device_.data() + (tensor->bytes_data() - memory.data()), tensor->dtype(),
                      tensor->shape(), stream->device());
   };
-  for (auto& [id, loaded] : loaded_) {
+  for (auto& [id, loaded] : now_.loaded) {
     move(&loaded.data.ids);
     move(&loaded.data.labels);
     move(&loaded.data.places.positions);
@@ -170,10 +175,11 @@ Status DataFeed::Fill(const Source* source, int64_t window, int64_t row, Loaded*
   return OkStatus();
 }
 
-Status DataFeed::LoadStep(int64_t step, std::span<const MicrobatchId> microbatches) {
-  Reserve(static_cast<int64_t>(microbatches.size()));
+Status DataFeed::ReadStep(int64_t step, std::span<const MicrobatchId> microbatches,
+                          Batch* batch) const {
+  Reserve(static_cast<int64_t>(microbatches.size()), batch);
   for (size_t i = 0; i < microbatches.size(); ++i) {
-    Loaded& loaded = Slot(static_cast<int64_t>(i), microbatches[i]);
+    Loaded& loaded = Slot(static_cast<int64_t>(i), microbatches[i], batch);
     loaded.data.gradient_scale = 1.0 / static_cast<double>(step_label_tokens());
     for (int64_t row = 0; row < rows_; ++row) {
       const SamplePlace place = order_->At(step, microbatches[i] * rows_ + row);
@@ -183,10 +189,23 @@ Status DataFeed::LoadStep(int64_t step, std::span<const MicrobatchId> microbatch
   return OkStatus();
 }
 
+void DataFeed::ReadAhead(int64_t step, std::span<const MicrobatchId> microbatches) {
+  ahead_ = {step, {microbatches.begin(), microbatches.end()}, OkStatus()};
+  ahead_.status = ReadStep(step, microbatches, &next_);
+}
+
+Status DataFeed::LoadStep(int64_t step, std::span<const MicrobatchId> microbatches) {
+  if (ahead_.step != step || !std::ranges::equal(ahead_.microbatches, microbatches)) {
+    return ReadStep(step, microbatches, &now_);
+  }
+  std::swap(now_, next_);
+  return std::exchange(ahead_, StepAhead()).status;
+}
+
 Status DataFeed::LoadValidation(std::span<const MicrobatchId> microbatches) {
-  Reserve(static_cast<int64_t>(microbatches.size()));
+  Reserve(static_cast<int64_t>(microbatches.size()), &now_);
   for (size_t i = 0; i < microbatches.size(); ++i) {
-    Loaded& loaded = Slot(static_cast<int64_t>(i), microbatches[i]);
+    Loaded& loaded = Slot(static_cast<int64_t>(i), microbatches[i], &now_);
     for (int64_t row = 0; row < rows_; ++row) {
       int64_t window = microbatches[i] * rows_ + row;
       const Source* source = nullptr;
@@ -204,11 +223,11 @@ Status DataFeed::LoadValidation(std::span<const MicrobatchId> microbatches) {
 }
 
 const Microbatch& DataFeed::Get(MicrobatchId microbatch) const {
-  return loaded_.at(microbatch).data;
+  return now_.loaded.at(microbatch).data;
 }
 
 int64_t DataFeed::LabelTokens(MicrobatchId microbatch) const {
-  return loaded_.at(microbatch).label_tokens;
+  return now_.loaded.at(microbatch).label_tokens;
 }
 
 int64_t DataFeed::ValidationMicrobatches(int64_t batches) const {

@@ -34,13 +34,18 @@ class DataFeed {
   // Reads these microbatches (ids within the step, ascending) of a training step; what was read
   // before is gone. Errors: TokenFile::IdError() of an id outside the model's vocabulary.
   Status LoadStep(int64_t step, std::span<const MicrobatchId> microbatches);
+  // Reads what a LoadStep of the same will give, while a GPU works on what was loaded last. Errors
+  // are LoadStep's to tell.
+  void ReadAhead(int64_t step, std::span<const MicrobatchId> microbatches);
   // The same of the validation data: microbatch i holds windows i * B .. i * B + B - 1 in order; a
   // last one is filled up with windows without labels.
   Status LoadValidation(std::span<const MicrobatchId> microbatches);
 
-  // Puts what was loaded where the stream computes; to be called after each load. Nothing to do on
-  // a CPU.
+  // Puts what was loaded where the stream computes; to be called after each load. Does not wait.
+  // Nothing to do on a CPU.
   void Upload(Stream* stream);
+  // From now on what is read lies in pinned memory, from which a GPU copies by itself.
+  void UsePinnedMemory() { pinned_ = true; }
 
   // A microbatch that was loaded last.
   const Microbatch& Get(MicrobatchId microbatch) const;
@@ -61,24 +66,37 @@ class DataFeed {
     Microbatch data;
     int64_t label_tokens;
   };
+  // Microbatches in the host's memory, or by their addresses on the device once uploaded.
+  struct Batch {
+    Buffer memory;
+    int64_t reserved = 0;  // microbatches
+    std::map<MicrobatchId, Loaded> loaded;
+    StreamEvent uploaded;  // until then the memory must stay as it is
+  };
+  struct StepAhead {
+    int64_t step = -1;  // none
+    std::vector<MicrobatchId> microbatches;
+    Status status;
+  };
   DataFeed() = default;
   Status OpenSources(const proto::Config& config);
   // That a file's tokens are those of the first file of data.train.
   Status CheckTokenizer(const TokenFile& file) const;
   static Result<Source> OpenSource(const std::string& path, int64_t length, int64_t vocab_size,
                                    bool may_be_short);
-  void Reserve(int64_t microbatches);
-  Loaded& Slot(int64_t index, MicrobatchId microbatch);
+  void Reserve(int64_t microbatches, Batch* batch) const;
+  Loaded& Slot(int64_t index, MicrobatchId microbatch, Batch* batch) const;
+  Status ReadStep(int64_t step, std::span<const MicrobatchId> microbatches, Batch* batch) const;
   Status Fill(const Source* source, int64_t window, int64_t row, Loaded* loaded) const;
 
   int64_t sequences_ = 0, rows_ = 0, length_ = 0, vocab_size_ = 0;
   bool isolate_ = false;
   std::vector<Source> train_, validation_;
   std::unique_ptr<SampleOrder> order_;
-  Buffer memory_;
-  Buffer on_device_;  // the same bytes, where computing happens elsewhere
-  int64_t reserved_ = 0;
-  std::map<MicrobatchId, Loaded> loaded_;
+  bool pinned_ = false;
+  Batch now_, next_;
+  StepAhead ahead_;   // what next_ holds
+  Buffer on_device_;  // now_'s bytes, where computing happens elsewhere
 };
 
 }  // namespace trireme

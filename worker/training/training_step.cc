@@ -9,50 +9,69 @@ namespace trireme {
 
 TrainingStep::TrainingStep(TrainingStepOptions options) : options_(std::move(options)) {
   options_.stage->ReserveLosses(static_cast<int>(ids().size()));
-  if (!WholeStepOnDevice()) return;
+  if (!OnGpu()) return;
   const auto bytes = static_cast<int64_t>(sizeof(StepNumbers));
   given_ = Buffer::Pinned(bytes);
   numbers_ = Buffer(bytes, options_.stream->device());
   made_ = Buffer::Pinned(bytes);
 }
 
-bool TrainingStep::WholeStepOnDevice() const {
-  return options_.stream->device() != DeviceKind::kCpu && options_.groups->World() == nullptr;
-}
-
-bool TrainingStep::CanRecordPasses() const {
-  return options_.record && options_.stream->CanRecord() &&
-         options_.groups->Along(Axis::kTensor) == nullptr &&
-         options_.groups->Along(Axis::kPipeline) == nullptr;
-}
-
 Result<double> TrainingStep::Run(const AdamWStep& step) {
-  options_.store->BeginStep();
-  if (!WholeStepOnDevice()) {
-    RETURN_IF_ERROR(CanRecordPasses() ? RunRecorded([this] { return RunPasses(); }) : RunPasses());
-    return RunUpdate(step);
-  }
+  return OnGpu() ? RunOnGpu(step) : RunOnCpu(step);
+}
+
+Result<double> TrainingStep::RunOnGpu(const AdamWStep& step) {
   AdamWStep unscaled = step;
   unscaled.gradient_scale = 1;  // FinishNorm's to say
   reinterpret_cast<StepNumbers*>(given_.data())->factors = AdamWFactorsOf(unscaled);
-  const auto body = [this] { return RunWholeStep(); };
-  RETURN_IF_ERROR(CanRecordPasses() ? RunRecorded(body) : body());
+  Status status;
+  if (!IsAlone() && !rehearsed_) status = Rehearse();
+  if (status.ok()) status = RunOrReplay();
+  if (status.ok() && options_.meanwhile) options_.meanwhile();
+  // What has followed operations is worth something once they have all ended well.
+  if (status.ok()) status = options_.groups->Settle(options_.timeout);
+  if (!status.ok()) {
+    options_.stage->Abandon();
+    options_.executor->Abandon();
+    recordings_.clear();  // they use memory that operations may have taken with them
+    return status;
+  }
   options_.stream->Synchronize();
   return reinterpret_cast<const StepNumbers*>(made_.data())->norm;
 }
 
-// Everything is enqueued and nothing waited for.
-Status TrainingStep::RunWholeStep() {
+Status TrainingStep::RunOrReplay() {
+  options_.store->BeginStep();
+  if (!options_.record || !options_.stream->CanRecord()) return Enqueue();
+  const auto [at, is_new] = recordings_.try_emplace(Now());
+  // Of a rank that is alone the first time is what a rehearsal is to the others.
+  if (is_new && IsAlone()) return Enqueue();
+  if (at->second == nullptr) {
+    ASSIGN_OR_RETURN(at->second, Record());
+    // All ranks record their first two steps. Making a graph may wait for all kernels.
+    if (++recorded_ <= 2) RETURN_IF_ERROR(MeetOthers("recording a step"));
+  }
+  SetPhase("replay");
+  options_.stage->FillByReplay(at->second->losses);
+  RETURN_IF_ERROR(at->second->recording.Replay());
+  ++replayed_;
+  graphs_ = at->second->recording.graphs();
+  return OkStatus();
+}
+
+// The whole step: everything is enqueued, and nothing waited for but messages.
+Status TrainingStep::Enqueue() {
   Stream& stream = *options_.stream;
   auto* numbers = reinterpret_cast<StepNumbers*>(numbers_.data());
   stream.Copy(numbers_.data(), given_.data(), given_.bytes());
   RETURN_IF_ERROR(RunPasses());
   RETURN_IF_ERROR(options_.store->FinishReduction(options_.timeout));
-  options_.store->EnqueueNorm(
+  RETURN_IF_ERROR(options_.store->EnqueueNorm(
       [&](const NormRange* ranges, int64_t count) { SumsOfSquares(stream, ranges, count); },
       [&](const double* table, const int64_t* row_ends, int64_t rows) {
         FinishNorm(stream, table, row_ends, rows, options_.clip_norm, numbers);
-      });
+      },
+      options_.timeout));
   RETURN_IF_ERROR(options_.store->Update(
       [&](std::span<const UpdateSlice> slices) { AdamW(stream, ToAdamW(slices), numbers); },
       options_.timeout));
@@ -60,31 +79,52 @@ Status TrainingStep::RunWholeStep() {
   return OkStatus();
 }
 
-Status TrainingStep::RunRecorded(const std::function<Status()>& body) {
-  const auto [at, is_new] = recordings_.try_emplace(Now());
-  // The first time, libraries choose algorithms and set up workspaces.
-  if (is_new) return body();
-  if (at->second == nullptr) {
-    auto recording = std::make_unique<Recording>(options_.stream);
-    recording->Begin();
-    options_.store->RecordTo(recording.get());
-    const Status status = body();
-    options_.store->RecordTo(nullptr);
-    recording->End();
-    RETURN_IF_ERROR(status);
-    options_.store->BeginStep();
-    at->second = std::move(recording);
-  }
-  SetPhase("replay");
-  options_.store->FillByReplay();
-  options_.stage->FillByReplay(ids());
-  at->second->Replay();
-  ++replayed_;
-  return OkStatus();
+Status TrainingStep::EnqueueInto(Recording* recording) {
+  const auto record_to = [this](Recording* to) {
+    options_.stage->RecordTo(to);
+    options_.executor->RecordTo(to);
+    options_.store->RecordTo(to);
+  };
+  recording->Begin();
+  record_to(recording);
+  const Status status = Enqueue();
+  record_to(nullptr);
+  recording->End();
+  return status;
 }
 
-Result<double> TrainingStep::RunUpdate(AdamWStep step) {
+Result<std::unique_ptr<TrainingStep::Recorded>> TrainingStep::Record() {
+  auto recorded = std::make_unique<Recorded>(Recorded{Recording(options_.stream), {}});
+  RETURN_IF_ERROR(EnqueueInto(&recorded->recording));
+  recorded->losses = options_.stage->ForgetLosses();
+  options_.store->BeginStep();
+  return recorded;
+}
+
+Status TrainingStep::Rehearse() {
+  SetPhase("rehearse");
+  options_.store->BeginStep();
+  Recording rehearsal = Recording::Rehearsal(options_.stream);
+  RETURN_IF_ERROR(EnqueueInto(&rehearsal));
+  options_.stream->Synchronize();
+  options_.stage->ForgetLosses();
+  rehearsed_ = true;
+  return MeetOthers("rehearsing a step");
+}
+
+Status TrainingStep::MeetOthers(const char* why) {
+  if (IsAlone()) return OkStatus();
+  Work work = options_.groups->World()->Barrier();
+  const Status status = work.Wait(options_.timeout);
+  if (status.ok()) return status;
+  work.Abandon();
+  return status.WithContext(why);
+}
+
+Result<double> TrainingStep::RunOnCpu(AdamWStep step) {
   Stream& stream = *options_.stream;
+  options_.store->BeginStep();
+  RETURN_IF_ERROR(RunPasses());
   SetPhase("reduce");
   RETURN_IF_ERROR(options_.store->FinishReduction(options_.timeout));
   ASSIGN_OR_RETURN(const double norm, options_.store->GlobalNorm(

@@ -18,7 +18,7 @@ namespace trireme {
 
 struct TrainingStepOptions {
   Stream* stream = nullptr;
-  const ProcessGroups* groups = nullptr;
+  ProcessGroups* groups = nullptr;
   ShardedParameterStore* store = nullptr;
   DecoderStage* stage = nullptr;
   PipelineExecutor* executor = nullptr;
@@ -26,15 +26,19 @@ struct TrainingStepOptions {
   double clip_norm = 1;     // 0: gradients are not clipped
   Micros timeout = 0;
   std::function<void(const char* phase)> phase;  // may be empty
-  // Steps of a GPU are recorded as CUDA graphs where the layout allows it.
+  // What the host does while a GPU works on a step that is enqueued; may be empty.
+  std::function<void()> meanwhile;
+  // Steps of a GPU are recorded as CUDA graphs.
   bool record = true;
 };
 
-// On a GPU a step is run as it is written once, recorded when it comes again with the same
-// addresses (weights live in two places by turns, so there are two recordings), and replayed from
-// then on: of a rank that is alone the whole step is one graph; with data parallelism the passes
-// are, cut where the reduction of a bucket starts. Ranks of tensor and pipeline groups wait for
-// each other within their passes, so theirs are not recorded. Bits are the same.
+// On a GPU a step is recorded and from then on replayed; weights live in two places by turns, so
+// there are two recordings. A rank that is alone runs each as it is written once, and then its step
+// is one graph. Ranks of a group rehearse first: a step without messages, whose results are worth
+// nothing, loads, measures and allocates whatever might make one rank wait for all kernels of its
+// GPU while another's kernel waits for that rank. Their steps are graphs cut where the host starts
+// an operation, and the stream goes on behind it: the host waits for the end of the step alone.
+// Bits are the same in all of these.
 class TrainingStep {
  public:
   explicit TrainingStep(TrainingStepOptions options);
@@ -44,22 +48,33 @@ class TrainingStep {
   // clipping.
   Result<double> Run(const AdamWStep& step);
 
-  // Steps that were replayed, so far.
+  // Steps that were replayed, so far, and graphs of the last one.
   int64_t replayed() const { return replayed_; }
+  int64_t graphs() const { return graphs_; }
 
  private:
-  bool WholeStepOnDevice() const;
-  bool CanRecordPasses() const;
-  Status RunWholeStep();
-  Status RunPasses() { return options_.executor->RunStep(*options_.stage, ids()); }
-  Status RunRecorded(const std::function<Status()>& body);
-  Result<double> RunUpdate(AdamWStep step);
+  // A step that was recorded, and its microbatches in the order of their losses.
+  struct Recorded {
+    Recording recording;
+    std::vector<MicrobatchId> losses;
+  };
   // All that a recording holds and that can be otherwise in another step.
   struct RecordedFor {
     std::vector<const void*> addresses;
     std::vector<double> scales;  // of the microbatches' gradients
     auto operator<=>(const RecordedFor&) const = default;
   };
+  bool OnGpu() const { return options_.stream->device() != DeviceKind::kCpu; }
+  bool IsAlone() const { return options_.groups->World() == nullptr; }
+  Result<double> RunOnGpu(const AdamWStep& step);
+  Result<double> RunOnCpu(AdamWStep step);
+  Status Rehearse();
+  Status RunOrReplay();
+  Status Enqueue();
+  Status EnqueueInto(Recording* recording);
+  Result<std::unique_ptr<Recorded>> Record();
+  Status MeetOthers(const char* why);
+  Status RunPasses() { return options_.executor->RunStep(*options_.stage, ids()); }
   RecordedFor Now() const;
   const std::vector<MicrobatchId>& ids() const { return options_.store->microbatches(); }
   void SetPhase(const char* phase) const {
@@ -70,9 +85,10 @@ class TrainingStep {
   Buffer given_;    // StepNumbers, pinned: what the host has to say
   Buffer numbers_;  // on the device
   Buffer made_;     // pinned: what the device says
+  bool rehearsed_ = false;
   // Null where a step was run and not yet recorded.
-  std::map<RecordedFor, std::unique_ptr<Recording>> recordings_;
-  int64_t replayed_ = 0;
+  std::map<RecordedFor, std::unique_ptr<Recorded>> recordings_;
+  int64_t recorded_ = 0, replayed_ = 0, graphs_ = 0;
 };
 
 }  // namespace trireme

@@ -101,12 +101,14 @@ class TrainingWorker {
   std::unique_ptr<DecoderStage> stage_;
   std::unique_ptr<PipelineExecutor> executor_;
   std::unique_ptr<TrainingStep> training_step_;
+  int64_t step_ = 0;  // that is being computed
   LrSchedule schedule_;
 };
 
 Status TrainingWorker::SetUp() {
   const Mesh& mesh = groups_->mesh();
   ASSIGN_OR_RETURN(feed_, DataFeed::Open(config_));
+  if (stream_->device() != DeviceKind::kCpu) feed_->UsePinnedMemory();
   ASSIGN_OR_RETURN(schedule_, LrSchedule::Create(config_.optimizer(), config_.lr_schedule()));
   shape_ = ModelShape::From(config_.model());
   const std::vector<ParameterSpec> specs =
@@ -153,6 +155,7 @@ Status TrainingWorker::SetUp() {
   step.clip_norm = config_.optimizer().clip_norm();
   step.timeout = kPeerTimeout;
   step.phase = [this](const char* phase) { client_->SetPhase(phase); };
+  step.meanwhile = [this] { feed_->ReadAhead(step_ + 1, store_->microbatches()); };
   step.record = MayRecordSteps();
   training_step_ = std::make_unique<TrainingStep>(std::move(step));
 
@@ -177,6 +180,7 @@ Status TrainingWorker::Train() {
 Status TrainingWorker::Step(int64_t step) {
   const Micros started = RealClock().NowMicros();
   client_->SetPhase("data");
+  step_ = step;
   RETURN_IF_ERROR(feed_->LoadStep(step, store_->microbatches()));
   feed_->Upload(stream_);
   const proto::OptimizerConfig& optimizer = config_.optimizer();
@@ -393,10 +397,11 @@ Status RunTrainingWorker(const TrainingWorkerOptions& options) {
     interrupt->groups = &groups;
     status = interrupt->why;
   }
+  std::unique_ptr<TrainingWorker> worker;
   if (status.ok()) {
-    TrainingWorker worker(options, plan, client.get(), device.get(), &groups);
-    status = worker.SetUp();
-    if (status.ok()) status = worker.Train();
+    worker = std::make_unique<TrainingWorker>(options, plan, client.get(), device.get(), &groups);
+    status = worker->SetUp();
+    if (status.ok()) status = worker->Train();
   }
   {
     std::lock_guard lock(interrupt->mutex);
@@ -405,7 +410,10 @@ Status RunTrainingWorker(const TrainingWorkerOptions& options) {
     if (!status.ok() && !interrupt->why.ok()) status = interrupt->why;
   }
   if (status.ok()) return client->Finish();
+  // Told before the worker's memory goes: freeing a GPU's waits for kernels, and those for peers
+  // until their groups have ended.
   client->Fail(status);
+  groups.Revoke(status.message());
   return status;
 }
 

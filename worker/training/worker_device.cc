@@ -102,7 +102,9 @@ Result<CommunicatorFactory*> WorkerDevice::Transport(const proto::Plan& plan,
 }
 
 int64_t WorkerDevice::MemoryBytesMax() const {
-  if (!gpu_.empty()) return BufferMemoryOfGpu(stream_->gpu()).bytes_max;
+  if (!gpu_.empty()) {
+    return BufferMemoryOfGpu(stream_->gpu()).bytes_max + OperationBytesMaxOfGpu(stream_->gpu());
+  }
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return int64_t{usage.ru_maxrss} * 1024;

@@ -49,6 +49,17 @@ std::map<void*, int>& DeviceOf() {
   return *device_of;
 }
 
+// What cudaMallocAsync has given, of all devices, in the order of the calls.
+struct PoolAccount {
+  uint64_t now = 0, high = 0;
+  std::map<void*, uint64_t> bytes_of;
+};
+std::mutex pool_mutex;
+PoolAccount& PoolUse() {
+  static auto* use = new PoolAccount;
+  return *use;
+}
+
 bool IsPinned(const void* p, size_t bytes) {
   const std::lock_guard lock(pinned_mutex);
   const auto* begin = static_cast<const char*>(p);
@@ -122,6 +133,8 @@ void EnqueueWhenOver(cudaStream_t handle, std::function<bool()> over) {
   CHECK(stream != nullptr) << "work on what is no stream";
   Queues::Get().PushWhenReady(stream, {[] {}, std::move(over)});
 }
+
+void RunStreamsAhead() { Queues::Get().RunAhead(); }
 
 void SetDeviceCount(int count) { device_count = count; }
 
@@ -265,12 +278,34 @@ cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribut
 cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, size_t) {
   return pool == nullptr ? Fail(cudaErrorInvalidValue) : cudaSuccess;
 }
-cudaError_t cudaMallocAsync(void** p, size_t bytes, cudaStream_t) { return cudaMalloc(p, bytes); }
+cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribute, void* value) {
+  if (pool == nullptr || attribute != cudaMemPoolAttrUsedMemHigh)
+    return Fail(cudaErrorInvalidValue);
+  const std::lock_guard lock(pool_mutex);
+  *static_cast<uint64_t*>(value) = PoolUse().high;
+  return cudaSuccess;
+}
+// Graphs' memory counts as the pool's here.
+cudaError_t cudaDeviceGetGraphMemAttribute(int, cudaGraphMemAttributeType, void* value) {
+  *static_cast<uint64_t*>(value) = 0;
+  return cudaSuccess;
+}
+cudaError_t cudaMallocAsync(void** p, size_t bytes, cudaStream_t) {
+  if (const cudaError_t error = cudaMalloc(p, bytes)) return error;
+  const std::lock_guard lock(pool_mutex);
+  PoolUse().bytes_of[*p] = bytes;
+  PoolUse().high = std::max(PoolUse().high, PoolUse().now += bytes);
+  return cudaSuccess;
+}
 cudaError_t cudaFreeAsync(void* p, cudaStream_t handle) {
   Queues& queues = Queues::Get();
   const auto stream = queues.Find(handle);
   if (stream == nullptr) return Fail(cudaErrorInvalidResourceHandle);
   if (p == nullptr) return cudaSuccess;
+  {
+    const std::lock_guard lock(pool_mutex);
+    PoolUse().now -= PoolUse().bytes_of[p];
+  }
   {
     const std::lock_guard lock(queues.mutex);
     if (stream->capture != nullptr) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <thread>
 #include <utility>
 
 namespace trireme::simt {
@@ -106,10 +107,9 @@ void Queues::WaitFor(const std::shared_ptr<StreamState>& stream,
     return;
   }
   if (event->done == event->recorded) return;
-  PushLocked(stream, {[] {},
-                      [this, event, source = event->stream, number = event->recorded] {
-                        return WaitIsOver(event, source, number);
-                      }});
+  PushLocked(stream,
+             {[] {}, [this, event, source = event->stream,
+                      number = event->recorded] { return WaitIsOver(event, source, number); }});
 }
 
 // What is waited for runs meanwhile.
@@ -188,6 +188,29 @@ void Queues::DrainEvent(const std::shared_ptr<EventState>& event) {
   const auto stream = event->stream;
   if (stream == nullptr) return;
   RunUntil(&lock, stream, [&, number = event->recorded] { return event->done >= number; });
+}
+
+void Queues::RunAhead() {
+  {
+    const Lock lock(mutex);
+    if (std::exchange(runs_ahead_, true)) return;
+  }
+  std::thread([this] {
+    while (true) {
+      RunWhatIsReady();
+      std::this_thread::sleep_for(std::chrono::microseconds(20));
+    }
+  }).detach();
+}
+
+void Queues::RunWhatIsReady() {
+  Lock lock(mutex);
+  std::vector<std::shared_ptr<StreamState>> streams;
+  for (const auto& [handle, stream] : streams_) streams.push_back(stream);
+  for (const auto& stream : streams) {
+    while (!stream->busy && !stream->queue.empty() && RunOne(&lock, stream)) {
+    }
+  }
 }
 
 bool Queues::Progress(const std::shared_ptr<StreamState>& stream) {

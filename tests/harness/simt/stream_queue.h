@@ -79,6 +79,10 @@ class Queues {
   void Drain(const std::shared_ptr<StreamState>& stream);
   void DrainAll(int device);
   void DrainEvent(const std::shared_ptr<EventState>& event);
+  // From now on a thread runs whatever is ready, of all streams by turns, as a GPU does: work that
+  // should have waited for another stream's does not wait by luck. For the rest of the process; an
+  // error of a kernel ends it.
+  void RunAhead();
   // Runs one piece of work, if it is ready; false when there was none.
   bool Progress(const std::shared_ptr<StreamState>& stream);
 
@@ -94,7 +98,10 @@ class Queues {
   bool WaitIsOver(const std::shared_ptr<EventState>& event,
                   const std::shared_ptr<StreamState>& source, uint64_t number);
 
+  void RunWhatIsReady();
+
   std::condition_variable moved_;
+  bool runs_ahead_ = false;
   std::map<void*, std::shared_ptr<StreamState>> streams_;
   std::shared_ptr<StreamState> null_stream_ = std::make_shared<StreamState>();
 };
