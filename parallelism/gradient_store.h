@@ -26,7 +26,7 @@ struct StoreOptions {
   DType compute = DType::kF32;  // or kBF16
   int microbatches = 1;         // m: of the global batch
   int leaves = 1;               // G: batch.sum_leaves
-  int64_t bucket_bytes = 8 << 20;
+  int64_t bucket_bytes = kBucketBytes;
   PhaseHook phase;
 };
 

@@ -10,6 +10,10 @@
 
 namespace trireme {
 
+// Bytes of gradients that are reduced together: a CPU's caches, or the links of GPUs, set them.
+inline constexpr int64_t kBucketBytes = 8 << 20;
+inline constexpr int64_t kGpuBucketBytes = 32 << 20;
+
 // Rows of dim 0 of a local region.
 struct RowRange {
   int64_t begin = 0;

@@ -9,6 +9,7 @@
 
 #include "cluster/base/status.h"
 #include "cluster/device/dtype.h"
+#include "parallelism/parameter_layout.h"
 #include "parallelism/parameters.h"
 #include "parallelism/schedule.h"
 
@@ -56,7 +57,7 @@ struct PlanRequest {
   int leaves = 1;           // batch.sum_leaves
   int64_t batch_bytes = 0;  // tokens and labels of a microbatch
   int64_t tokens = 0;       // of a step
-  int64_t bucket_bytes = 8 << 20;
+  int64_t bucket_bytes = kBucketBytes;
 };
 
 struct MemoryItem {

@@ -126,6 +126,7 @@ Status TrainingWorker::SetUp() {
   store.compute = ComputeDType(config_);
   store.microbatches = static_cast<int>(MicrobatchesPerStep(config_));
   store.leaves = std::stoi(config_.batch().sum_leaves());
+  if (stream_->device() != DeviceKind::kCpu) store.bucket_bytes = kGpuBucketBytes;
   store.phase = hook;
   store_ = std::make_unique<ShardedParameterStore>(specs, groups_, stream_, store);
 
