@@ -120,7 +120,8 @@ TEST_F(WrongRequestsTest, BytesOfAPerplexityAreThoseOfTheText) {
 
 TEST_F(WrongRequestsTest, OfTrain) {
   MakeTokens();
-  ExpectRefused(place_.Run("train run.yaml --set data.train=[]"), 2, "data.train: not set");
+  ExpectRefused(place_.Run("train run.yaml --set data.train=[]"), 2,
+                "--set data.train=[]: data.train: not set: expected a list of TOKENS");
   ExpectRefused(place_.Run("train run.yaml --set threads=100000"), 2, "threads: 100000");
   place_.Write("tiny.txt", "a");
   ASSERT_EQ(place_.Run("pack tiny.txt --tokenizer tokenizer.json --out tiny").exit_code, 0);
@@ -149,6 +150,39 @@ TEST_F(WrongRequestsTest, ConfigShowsTheModelThatARunStartsFrom) {
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
   EXPECT_EQ(Json::parse(outcome.out)["model"]["hidden_size"], 32);
   ExpectRefused(place_.Run("config run.yaml --set model= --set model.from=nowhere"), 3, "nowhere");
+  for (const char* command : {"config", "plan", "train"}) {
+    ExpectRefused(place_.Run(std::string(command) +
+                             " run.yaml --set run.dir=tuned --set model= --set model.from=run "
+                             "--set model.model_type=gpt2"),
+                  2,
+                  "--set model.model_type=gpt2: model.model_type: gpt2: expected llama, as in "
+                  "model.from, or no such key");
+  }
+  ExpectRefused(place_.Run("config run.yaml --set run.dir=tuned --set model.from=run --set "
+                           "model.vocab_size=400"),
+                2, "model.vocab_size: 400: expected 300, as in model.from, or no such key");
+}
+
+TEST_F(WrongRequestsTest, ChangedKeysSayWhereTheyWereChanged) {
+  Train();
+  ExpectRefused(place_.Run("train run.yaml --set optimizer.lr=0.5"), 2,
+                "--set optimizer.lr=0.5: optimizer.lr: 0.5, but the run's checkpoint has 0.001; a "
+                "changed run needs a new run.dir");
+  std::string yaml = place_.Read("run.yaml");
+  yaml.replace(yaml.find("seed: 3"), 7, "seed: 4");
+  place_.Write("other.yaml", yaml);
+  ExpectRefused(place_.Run("train other.yaml"), 2,
+                "other.yaml:15: run.seed: 4, but the run's checkpoint has 3");
+}
+
+TEST_F(WrongRequestsTest, DropoutIsWarnedOfAndTheRunGoesOn) {
+  MakeTokens();
+  const Outcome outcome = place_.Run("train run.yaml --set model.attention_dropout=0.1");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_THAT(outcome.err,
+              testing::StartsWith("trireme train: --set model.attention_dropout=0.1: "
+                                  "model.attention_dropout: 0.1: dropout is not built yet; the "
+                                  "run trains without it\n"));
 }
 
 TEST_F(WrongRequestsTest, ATokenizerGoesWithAnExport) {

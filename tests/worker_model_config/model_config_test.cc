@@ -120,13 +120,25 @@ TEST(ModelConfigTest, FromRefusesKeysThatContradictTheModel) {
   proto::ModelConfig config;
   config.set_from("somewhere");
   config.set_hidden_size(768);
-  ASSERT_TRUE(ResolveModelFrom(loaded, &config).ok());
+  ASSERT_FALSE(ResolveModelFrom(loaded, &config));
   EXPECT_EQ(config.num_hidden_layers(), 12);
   EXPECT_EQ(config.from(), "somewhere");
   config.Clear();
   config.set_from("somewhere");
   config.set_hidden_size(512);
-  EXPECT_THAT(ResolveModelFrom(loaded, &config).message(), HasSubstr("model.hidden_size"));
+  EXPECT_EQ(ResolveModelFrom(loaded, &config)->ToString(),
+            "hidden_size: 512: expected 768, as in model.from, or no such key");
+  config.Clear();
+  config.set_family("llama");
+  EXPECT_EQ(ResolveModelFrom(loaded, &config)->ToString(),
+            "family: llama: expected gpt2, as in model.from, or no such key");
+}
+
+TEST(HuggingFaceConfigTest, ErrorsCallAKeyAsTheFileDoes) {
+  EXPECT_EQ(ParseHuggingFaceConfig(R"({"model_type": "gpt2", "n_embd": 64, "n_head": 7})", "hf")
+                .status()
+                .message(),
+            "hf: n_head: 7: expected a divisor of hidden_size (64)");
 }
 
 TEST(HuggingFaceConfigTest, ReadsBothFormsOfRotaryParameters) {
