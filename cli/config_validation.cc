@@ -118,9 +118,9 @@ Problem FindBatchProblem(const proto::Config& config) {
     return Wrong("layout.data", StrCat(data), StrCat("at most ", count));
   }
   const std::string& text = batch.sum_leaves();
-  const bool is_number = !text.empty() && text.size() < 10 &&
-                         text.find_first_not_of("0123456789") == std::string::npos;
-  const int64_t leaves = is_number ? std::stoll(text) : 0;
+  const bool is_number = !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
+  constexpr int64_t kTooMany = int64_t{1} << 62;  // divides no number of microbatches
+  const int64_t leaves = !is_number ? 0 : text.size() < 19 ? std::stoll(text) : kTooMany;
   if (leaves < 1) return Wrong("batch.sum_leaves", text, "auto or a whole number of at least 1");
   if (microbatches % leaves != 0) {
     return Wrong("batch.sum_leaves", text, StrCat("a divisor of ", count));
