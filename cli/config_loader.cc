@@ -254,11 +254,6 @@ Status ApplyOverride(const std::string& text, proto::Config* config, ConfigPlace
   return reader.ReadSection(node, "", config);
 }
 
-bool IsInside(const std::string& path, const std::string& folder) {
-  return !folder.empty() && path.starts_with(folder) &&
-         (path.size() == folder.size() || path[folder.size()] == '/');
-}
-
 // Checks the run as it will be, and says where the wrong key was written.
 Status CheckFilled(const proto::Config& written, const ConfigPlaces& places) {
   proto::Config filled = written;
@@ -291,11 +286,10 @@ void SettleFolders(const std::string& name, const proto::Config& in_file,
   if (*dir == dir_before || store.empty() || places.IsOverridden("checkpoint.store")) return;
   // config.yaml of a run names its own store: repeating the run elsewhere must not write there.
   const fs::path path(name);
-  const bool is_of_run = path.filename() == "config.yaml" &&
-                         path.parent_path().lexically_normal() ==
-                             (fs::path(dir_before) / "").lexically_normal().parent_path();
-  if (IsInside(store, dir_before)) {
-    config->mutable_checkpoint()->set_store(*dir + store.substr(dir_before.size()));
+  const bool is_of_run = path.filename() == "config.yaml" && !dir_before.empty() &&
+                         CanBeSameFolder(path.parent_path().string(), dir_before);
+  if (const auto rest = RestInFolder(store, dir_before)) {
+    config->mutable_checkpoint()->set_store(*dir + *rest);
   } else if (is_of_run) {
     config->mutable_checkpoint()->clear_store();
   }

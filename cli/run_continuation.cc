@@ -109,30 +109,15 @@ Status Changed(const std::string& key, const std::string& what, const ConfigPlac
                                      "; a changed run needs a new run.dir (--set run.dir=NEW)"));
 }
 
-// Whether two paths can name the same folder; a relative one was meant from wherever the run was
-// started.
-bool CanBeSame(const std::string& a, const std::string& b) {
-  if (a.find("://") != std::string::npos || b.find("://") != std::string::npos) return a == b;
-  const auto clean = [](const std::string& path) {
-    return (fs::path(path) / "").lexically_normal().parent_path();
-  };
-  const fs::path x = clean(a), y = clean(b);
-  if (x == y) return true;
-  if (x.is_absolute() == y.is_absolute()) return false;
-  const std::string whole = (x.is_absolute() ? x : y).string();
-  const std::string part = (x.is_absolute() ? y : x).string();
-  return whole.ends_with("/" + part);
-}
-
 }  // namespace
 
 Status CheckOwner(const proto::Config& recorded, const proto::Config& config,
                   const ConfigPlaces& places) {
   const std::string &dir = config.run().dir(), &store = config.checkpoint().store();
-  if (CanBeSame(recorded.run().dir(), dir)) return OkStatus();
-  if (store.starts_with(dir + "/")) return OkStatus();
+  if (CanBeSameFolder(recorded.run().dir(), dir)) return OkStatus();
+  if (RestInFolder(store, dir)) return OkStatus();
   const CheckpointLocation own = LocateCheckpoint(dir);
-  if (own.run_dir == dir && CanBeSame(own.store_url, store)) return OkStatus();
+  if (CanBeSameFolder(own.run_dir, dir) && CanBeSameFolder(own.store_url, store)) return OkStatus();
   return InvalidArgumentError(
       StrCat(places.PlaceOf("checkpoint.store"), ": checkpoint.store: ", store,
              " holds the checkpoints of the run ", recorded.run().dir(), ", not of ", dir,

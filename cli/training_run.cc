@@ -66,7 +66,10 @@ Status FindCheckpoint(const std::string& url, TrainingRun* run,
 Status CheckStore(const proto::Config& config) {
   const std::string& dir = config.run().dir();
   const CheckpointLocation before = LocateCheckpoint(dir);
-  if (before.run_dir != dir || before.store_url == config.checkpoint().store()) return OkStatus();
+  if (!CanBeSameFolder(before.run_dir, dir) ||
+      CanBeSameFolder(before.store_url, config.checkpoint().store())) {
+    return OkStatus();
+  }
   const auto store = OpenStore(before.store_url);
   if (!store.ok()) return OkStatus();
   const auto steps = ListCheckpoints(**store);

@@ -163,7 +163,30 @@ TEST(ConfigLoaderTest, AStoreOfARunsOwnConfigIsNotThatOfAnother) {
   EXPECT_EQ(store("./runs/demo/config.yaml", {"run.dir=runs/new"}), "");
   EXPECT_EQ(store("runs/demo/config.yaml", {"run.dir=runs/new", "checkpoint.store=stores/one"}),
             "stores/one");
+  EXPECT_EQ(store("/home/me/runs/demo/config.yaml", {"run.dir=runs/new"}), "");
   EXPECT_EQ(store("run.yaml", {"run.dir=runs/new"}), "stores/one") << "a user's own file";
+  EXPECT_EQ(store("other/config.yaml", {"run.dir=runs/new"}), "stores/one");
+}
+
+TEST(ConfigPlacesTest, FoldersAreComparedAsTheyAreWritten) {
+  for (const auto& [a, b] : {std::pair{"runs/a", "runs/a/"},
+                             {"./runs/a", "runs/a"},
+                             {"/home/me/runs/a", "runs/a"},
+                             {"runs/a", "file:///home/me/runs/a"},
+                             {"s3://bucket/a", "s3://bucket/a"}}) {
+    EXPECT_TRUE(CanBeSameFolder(a, b) && CanBeSameFolder(b, a)) << a << " " << b;
+  }
+  for (const auto& [a, b] : {std::pair{"runs/a", "runs/b"},
+                             {"/home/me/runs/a", "uns/a"},
+                             {"/home/me/runs/a", "/home/you/runs/a"},
+                             {"s3://bucket/a", "bucket/a"}}) {
+    EXPECT_FALSE(CanBeSameFolder(a, b) || CanBeSameFolder(b, a)) << a << " " << b;
+  }
+  EXPECT_EQ(RestInFolder("file:///runs/a/checkpoints", "/runs/a"), "/checkpoints");
+  EXPECT_EQ(RestInFolder("runs/a/checkpoints", "runs/a/"), "/checkpoints");
+  EXPECT_EQ(RestInFolder("runs/a", "runs/a"), "");
+  EXPECT_EQ(RestInFolder("runs/ab", "runs/a"), std::nullopt);
+  EXPECT_EQ(RestInFolder("runs/a", ""), std::nullopt);
 }
 
 TEST(ConfigLoaderTest, MessagesCallAKeyAsItWasWritten) {

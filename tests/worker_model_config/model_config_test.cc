@@ -139,6 +139,10 @@ TEST(HuggingFaceConfigTest, ErrorsCallAKeyAsTheFileDoes) {
                 .status()
                 .message(),
             "hf: n_head: 7: expected a divisor of hidden_size (64)");
+  EXPECT_THAT(ParseHuggingFaceConfig(R"({"model_type": "qwen3"})", "hf").status().message(),
+              testing::StartsWith("hf: model_type: qwen3: not built yet"));
+  EXPECT_THAT(ParseHuggingFaceConfig(R"({"model_type": "lama"})", "hf").status().message(),
+              testing::StartsWith("hf: model_type: lama: expected one of"));
 }
 
 TEST(HuggingFaceConfigTest, ReadsBothFormsOfRotaryParameters) {
@@ -175,7 +179,7 @@ TEST(HuggingFaceConfigTest, BadFilesAreRefusedWithOneLine) {
       {"[]", StatusCode::kDataLoss, "c.json: expected a JSON object"},
       {"{}", StatusCode::kDataLoss, "c.json: model_type: expected the name of a family"},
       {R"({"model_type": "qwen2"})", StatusCode::kNotBuilt, "qwen2: not built yet"},
-      {R"({"model_type": "abc"})", StatusCode::kInvalidArgument, "family: abc: expected one of"},
+      {R"({"model_type": "abc"})", StatusCode::kInvalidArgument, "model_type: abc: expected one of"},
       {R"({"model_type": "gpt2", "n_embd": "x"})", StatusCode::kDataLoss,
        "c.json: n_embd: \"x\": expected a whole number"},
       {R"({"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": true})", StatusCode::kNotBuilt,

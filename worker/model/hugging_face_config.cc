@@ -225,7 +225,10 @@ Result<proto::ModelConfig> ParseHuggingFaceConfig(std::string_view json, const s
   config.set_family(root["model_type"].get<std::string>());
   const auto& built = BuiltModelFamilies();
   if (std::find(built.begin(), built.end(), config.family()) == built.end()) {
-    return FillModelDefaults(&config).WithContext(path);
+    const Status status = FillModelDefaults(&config);
+    std::string message = status.message();
+    if (message.starts_with("family: ")) message.replace(0, 6, "model_type");
+    return Status(status.code(), message).WithContext(path);
   }
   for (const auto& [key, value] : root.items()) {
     if (const auto problem = SetKey(key, value, &config)) return ToStatus(path, *problem);
