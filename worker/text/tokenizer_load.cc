@@ -76,9 +76,8 @@ Result<BpeDefinition> ReadFile(const std::string& path, const TokenizerOptions& 
     if (name == of_pair) return ReadPair(fs::path(path).parent_path(), options);
   }
   if (IsGguf(path)) {  // looked at first: it may be larger than any vocabulary
-    return NotBuiltError(path +
-                         ": tokenizers of GGUF files are not built yet; export or name a "
-                         "tokenizer.json");
+    return NotBuiltError(
+        path + ": tokenizers inside GGUF files are not built yet; tokenizer.json is read");
   }
   ASSIGN_OR_RETURN(const std::string content, ReadVocabularyFile(path));
   const size_t first = content.find_first_not_of(" \t\r\n");
