@@ -30,6 +30,7 @@ struct OpenedStore {
 
 Result<OpenedStore> OpenSteps(const std::string& text) {
   OpenedStore opened;
+  RETURN_IF_ERROR(CheckStepOf(text));
   opened.location = LocateCheckpoint(text);
   const std::string& url = opened.location.store_url;
   ASSIGN_OR_RETURN(opened.store, OpenStore(url));

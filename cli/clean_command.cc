@@ -45,6 +45,11 @@ void PrintReport(const CleanReport& report, const std::string& out) {
 }
 
 Status RunClean(CleanCommand& options) {
+  for (const auto& [name, value] : {std::pair{"min", options.clean.characters_min},
+                                    std::pair{"max", options.clean.characters_max}}) {
+    if (value >= 0) continue;
+    return InvalidArgumentError(StrCat("--", name, "-characters ", value, ": expected 0 or more"));
+  }
   options.clean.html = options.html == "always"  ? HtmlMode::kAlways
                        : options.html == "never" ? HtmlMode::kNever
                                                  : HtmlMode::kAuto;

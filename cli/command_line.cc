@@ -1,8 +1,27 @@
 #include "cli/command_line.h"
 
 #include <CLI/CLI.hpp>
+#include <charconv>
+#include <limits>
 
 namespace trireme {
+namespace {
+
+// CLI11 takes a number beyond a type's range for the largest one, or says no more than that it
+// cannot be converted.
+template <typename T>
+CommandOption InRange(CLI::Option* option) {
+  option->check([](const std::string& text) -> std::string {
+    T value = 0;
+    const auto parsed = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (parsed.ec != std::errc::result_out_of_range) return "";
+    return StrCat(text, ": expected a whole number from ", std::numeric_limits<T>::min(), " to ",
+                  std::numeric_limits<T>::max());
+  });
+  return CommandOption(option);
+}
+
+}  // namespace
 
 CommandOption& CommandOption::Required(bool required) {
   option_->required(required);
@@ -39,20 +58,20 @@ CommandOption CommandLine::Add(const std::string& name, std::string& value,
   return CommandOption(app_->add_option(name, value, help));
 }
 CommandOption CommandLine::Add(const std::string& name, int32_t& value, const std::string& help) {
-  return CommandOption(app_->add_option(name, value, help));
+  return InRange<int32_t>(app_->add_option(name, value, help));
 }
 CommandOption CommandLine::Add(const std::string& name, int64_t& value, const std::string& help) {
-  return CommandOption(app_->add_option(name, value, help));
+  return InRange<int64_t>(app_->add_option(name, value, help));
 }
 CommandOption CommandLine::Add(const std::string& name, uint64_t& value, const std::string& help) {
-  return CommandOption(app_->add_option(name, value, help));
+  return InRange<uint64_t>(app_->add_option(name, value, help));
 }
 CommandOption CommandLine::Add(const std::string& name, double& value, const std::string& help) {
   return CommandOption(app_->add_option(name, value, help));
 }
 CommandOption CommandLine::Add(const std::string& name, std::optional<int32_t>& value,
                                const std::string& help) {
-  return CommandOption(app_->add_option(name, value, help));
+  return InRange<int32_t>(app_->add_option(name, value, help));
 }
 CommandOption CommandLine::Add(const std::string& name, std::vector<std::string>& values,
                                const std::string& help) {
@@ -60,7 +79,7 @@ CommandOption CommandLine::Add(const std::string& name, std::vector<std::string>
 }
 CommandOption CommandLine::Add(const std::string& name, std::vector<int32_t>& values,
                                const std::string& help) {
-  return CommandOption(app_->add_option(name, values, help));
+  return InRange<int32_t>(app_->add_option(name, values, help));
 }
 CommandOption CommandLine::Flag(const std::string& name, bool& value, const std::string& help) {
   return CommandOption(app_->add_flag(name, value, help));

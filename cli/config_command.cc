@@ -162,8 +162,9 @@ Status RunConfig(const ConfigOptions& options) {
     }
     return OkStatus();
   }
-  ASSIGN_OR_RETURN(const auto config, LoadConfig(options.run.path, options.run.overrides));
-  RETURN_IF_ERROR(ResolveModel(config.get()));
+  ConfigPlaces places;
+  ASSIGN_OR_RETURN(const auto config, LoadConfig(options.run.path, options.run.overrides, &places));
+  RETURN_IF_ERROR(ResolveModel(places, config.get()));
   RETURN_IF_ERROR(FillDefaults(config.get()));
   if (options.json) {
     // Bytes that are not UTF-8 can stand in a path.

@@ -5,9 +5,22 @@
 
 #include <charconv>
 #include <cmath>
+#include <limits>
 
 namespace trireme {
 namespace {
+
+// Of whole numbers, from the smallest to the largest.
+template <typename T>
+std::string RangeOf() {
+  return StrCat("a whole number from ", std::numeric_limits<T>::min(), " to ",
+                std::numeric_limits<T>::max());
+}
+
+bool IsWholeNumber(const std::string& text) {
+  const size_t digits = text.find_first_not_of("+-");
+  return digits <= 1 && text.find_first_not_of("0123456789", digits) == std::string::npos;
+}
 
 template <typename T>
 bool ParseNumber(const std::string& text, T* value) {
@@ -55,13 +68,18 @@ std::optional<std::string> SetFieldFromText(const FieldDescriptor& field, const 
   switch (field.cpp_type()) {
     case FieldDescriptor::CPPTYPE_INT64: {
       int64_t value = 0;
-      if (!ParseNumber(text, &value)) return FieldTypeName(field);
+      if (!ParseNumber(text, &value)) {
+        return IsWholeNumber(text) ? RangeOf<int64_t>() : FieldTypeName(field);
+      }
       reflection->SetInt64(message, &field, value);
       return std::nullopt;
     }
     case FieldDescriptor::CPPTYPE_UINT64: {
       uint64_t value = 0;
-      if (!ParseNumber(text, &value)) return "a whole number of at least 0";
+      if (!ParseNumber(text, &value)) {
+        return IsWholeNumber(text) && text[0] != '-' ? RangeOf<uint64_t>()
+                                                     : "a whole number of at least 0";
+      }
       reflection->SetUInt64(message, &field, value);
       return std::nullopt;
     }

@@ -20,9 +20,6 @@ namespace {
 
 constexpr int64_t kFileBytesMax = 1 << 20;
 
-// Where each key was written: "run.yaml:12" or "--set optimizer.lr=1".
-using Places = std::map<std::string, std::string>;
-
 // One line of at most 80 characters, for messages.
 std::string Shown(const YAML::Node& node) {
   if (node.IsNull()) return "nothing";
@@ -36,14 +33,15 @@ std::string Shown(const YAML::Node& node) {
 class Reader {
  public:
   // `override_text`: the text of --set, empty while reading the file.
-  Reader(std::string name, std::string override_text, Places* places)
+  Reader(std::string name, std::string override_text, ConfigPlaces* places)
       : name_(std::move(name)), override_text_(std::move(override_text)), places_(places) {}
 
   Status ReadSection(const YAML::Node& node, const std::string& prefix, Message* message) {
     std::set<std::string> seen;
+    const std::string shown = ShownPrefix(prefix);
     for (const auto& entry : node) {
       if (!entry.first.IsScalar()) {
-        return Error(entry.first, prefix, Shown(entry.first), "a name as key");
+        return Error(entry.first, shown, Shown(entry.first), "a name as key");
       }
       const std::string written = entry.first.Scalar();
       std::string key = written;
@@ -59,8 +57,9 @@ class Reader {
         continue;
       }
       if (!seen.insert(key).second) {
-        return Error(entry.first, prefix + written, Shown(entry.second), "each key once");
+        return Error(entry.first, shown + written, Shown(entry.second), "each key once");
       }
+      places_->Record(prefix + key, Place(entry.first), shown + written);
       RETURN_IF_ERROR(ReadField(entry.first, entry.second, prefix + key, *field, message));
     }
     return OkStatus();
@@ -77,6 +76,12 @@ class Reader {
     return ProblemToStatus(ConfigProblem{path, value, expected}, Place(at));
   }
 
+  // "model.rope_scaling." as the user wrote it.
+  std::string ShownPrefix(const std::string& prefix) const {
+    if (prefix.empty()) return "";
+    return places_->WrittenKey(prefix.substr(0, prefix.size() - 1)) + ".";
+  }
+
   // Keys that are null in a config.json of transformers where they have no value of their own. Any
   // other key without a value is a slip, a section may be left empty.
   static bool MayBeNull(const std::string& key) {
@@ -87,7 +92,7 @@ class Reader {
   Status ReadField(const YAML::Node& at, const YAML::Node& value, const std::string& path,
                    const FieldDescriptor& field, Message* message) {
     const auto* reflection = message->GetReflection();
-    (*places_)[path] = Place(at);
+    const std::string shown = places_->WrittenKey(path);
     if (value.IsNull()) {
       if (!override_text_.empty()) {
         reflection->ClearField(message, &field);
@@ -96,20 +101,20 @@ class Reader {
       if (field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE || MayBeNull(at.Scalar())) {
         return OkStatus();
       }
-      return Error(at, path, Shown(value),
+      return Error(at, shown, Shown(value),
                    StrCat(FieldTypeName(field), ", or no such key for its default"));
     }
     if (path == "layout" && value.IsScalar() && value.Scalar() == "auto") {
       return NotBuiltError(StrCat(Place(at), ": layout: auto: not built yet"));
     }
     if (field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE && !field.is_repeated()) {
-      if (!value.IsMap()) return Error(at, path, Shown(value), "a section of keys");
+      if (!value.IsMap()) return Error(at, shown, Shown(value), "a section of keys");
       return ReadSection(value, path + ".", reflection->MutableMessage(message, &field));
     }
     if (field.is_repeated()) return ReadList(at, value, path, field, message);
-    if (!value.IsScalar()) return Error(at, path, Shown(value), FieldTypeName(field));
+    if (!value.IsScalar()) return Error(at, shown, Shown(value), FieldTypeName(field));
     if (auto expected = SetFieldFromText(field, value.Scalar(), message)) {
-      return Error(at, path, Shown(value), *expected);
+      return Error(at, shown, Shown(value), *expected);
     }
     return OkStatus();
   }
@@ -124,7 +129,7 @@ class Reader {
     for (size_t i = 0; i < count; ++i) {
       const YAML::Node item = value.IsSequence() ? value[i] : value;
       const std::string item_path = StrCat(path, "[", i, "]");
-      (*places_)[item_path] = Place(item);
+      places_->Record(item_path, Place(item), item_path);
       if (field.cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE) {
         const auto expected = item.IsScalar() ? SetFieldFromText(field, item.Scalar(), message)
                                               : std::optional<std::string>(FieldTypeName(field));
@@ -146,12 +151,15 @@ class Reader {
 
   // transformers 5 keeps rope_theta among the parameters of the stretching.
   Status ReadRope(const YAML::Node& at, const YAML::Node& value, Message* model) {
+    const std::string written = "model.rope_parameters";
     if (value.IsNull()) return OkStatus();
-    if (!value.IsMap()) return Error(at, "model.rope_parameters", Shown(value), "a section");
+    if (!value.IsMap()) return Error(at, written, Shown(value), "a section");
     const auto* descriptor = model->GetDescriptor();
+    places_->Record("model.rope_scaling", Place(at), written);
     YAML::Node rest(YAML::NodeType::Map);
     for (const auto& entry : value) {
       if (entry.first.IsScalar() && entry.first.Scalar() == "rope_theta") {
+        places_->Record("model.rope_theta", Place(entry.first), written + ".rope_theta");
         RETURN_IF_ERROR(ReadField(entry.first, entry.second, "model.rope_theta",
                                   *descriptor->FindFieldByName("rope_theta"), model));
       } else {
@@ -173,7 +181,10 @@ class Reader {
         problem->key = prefix + problem->key;
         return ProblemToStatus(*problem, Place(at));
       }
-      if (known) return OkStatus();
+      if (known) {
+        WarnOfDropout(at, value);
+        return OkStatus();
+      }
     }
     std::vector<std::string> names;
     for (int i = 0; i < message.GetDescriptor()->field_count(); ++i) {
@@ -188,14 +199,29 @@ class Reader {
     return Error(at, prefix + key, Shown(value), "a known key" + hint);
   }
 
+  void WarnOfDropout(const YAML::Node& at, const YAML::Node& value) {
+    const std::string key = "model." + at.Scalar();
+    if (!IsDropoutKey(at.Scalar())) return;
+    const bool is_off = !value.IsScalar() || std::strtod(value.Scalar().c_str(), nullptr) == 0;
+    places_->Warn(key, is_off ? ""
+                              : StrCat(Place(at), ": ", key, ": ", Shown(value),
+                                       ": dropout is not built yet; the run trains without it"));
+  }
+
   std::string name_;
   std::string override_text_;
-  Places* places_;
+  ConfigPlaces* places_;
 };
 
 Result<YAML::Node> ParseYaml(const std::string& text, const std::string& place) {
   try {
-    return YAML::Load(text);
+    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
+    if (documents.size() > 1) {
+      return InvalidArgumentError(StrCat(
+          place, documents[1].Mark().is_null() ? "" : StrCat(":", documents[1].Mark().line + 1),
+          ": a second YAML document: expected one"));
+    }
+    return documents.empty() ? YAML::Node() : documents[0];
   } catch (const YAML::Exception& error) {
     // error.what() repeats its own position; "line 0" is what an override would get.
     const std::string at = error.mark.is_null() ? place : StrCat(place, ":", error.mark.line + 1);
@@ -203,7 +229,7 @@ Result<YAML::Node> ParseYaml(const std::string& text, const std::string& place) 
   }
 }
 
-Status ApplyOverride(const std::string& text, proto::Config* config, Places* places) {
+Status ApplyOverride(const std::string& text, proto::Config* config, ConfigPlaces* places) {
   const size_t equals = text.find('=');
   const std::string path = text.substr(0, equals);
   if (equals == std::string::npos || path.empty()) {
@@ -228,23 +254,8 @@ Status ApplyOverride(const std::string& text, proto::Config* config, Places* pla
   return reader.ReadSection(node, "", config);
 }
 
-bool IsInside(const std::string& path, const std::string& folder) {
-  return !folder.empty() && path.starts_with(folder) &&
-         (path.size() == folder.size() || path[folder.size()] == '/');
-}
-
-// The place of the key, or of the nearest section around it that was written.
-std::string PlaceOf(const Places& places, std::string key, const std::string& name) {
-  while (true) {
-    if (const auto found = places.find(key); found != places.end()) return found->second;
-    const size_t cut = key.find_last_of(".[");
-    if (cut == std::string::npos) return name;
-    key.resize(cut);
-  }
-}
-
 // Checks the run as it will be, and says where the wrong key was written.
-Status CheckFilled(const proto::Config& written, const Places& places, const std::string& name) {
+Status CheckFilled(const proto::Config& written, const ConfigPlaces& places) {
   proto::Config filled = written;
   const Status status = FillDefaults(&filled);
   if (!status.ok()) {
@@ -253,62 +264,77 @@ Status CheckFilled(const proto::Config& written, const Places& places, const std
     const std::string context = "model: ";
     std::string key = "model";
     if (message.starts_with(context)) {
-      message.replace(0, context.size(), "model.");
-      key = message.substr(0, message.find(':'));
+      message.erase(0, context.size());
+      const size_t colon = message.find(':');
+      key += "." + message.substr(0, colon);
+      message = places.WrittenKey(key) + message.substr(colon);
     }
-    return Status(status.code(), message).WithContext(PlaceOf(places, key, name));
+    return Status(status.code(), message).WithContext(places.PlaceOf(key));
   }
-  if (const auto problem = FindConfigProblem(filled)) {
-    return ProblemToStatus(*problem, PlaceOf(places, problem->key, name));
+  return CheckConfig(filled, places);
+}
+
+// Where the run and its checkpoints are to be, once --set has been heard.
+void SettleFolders(const std::string& name, const proto::Config& in_file,
+                   const ConfigPlaces& places, proto::Config* config) {
+  namespace fs = std::filesystem;
+  std::string* dir = config->mutable_run()->mutable_dir();
+  if (dir->starts_with("file:///")) dir->erase(0, std::strlen("file://"));
+  if (dir->empty()) *dir = "runs/" + fs::path(name).stem().string();
+
+  const std::string &dir_before = in_file.run().dir(), &store = in_file.checkpoint().store();
+  if (*dir == dir_before || store.empty() || places.IsOverridden("checkpoint.store")) return;
+  // config.yaml of a run names its own store: repeating the run elsewhere must not write there.
+  const fs::path path(name);
+  const bool is_of_run = path.filename() == "config.yaml" && !dir_before.empty() &&
+                         CanBeSameFolder(path.parent_path().string(), dir_before);
+  if (const auto rest = RestInFolder(store, dir_before)) {
+    config->mutable_checkpoint()->set_store(*dir + *rest);
+  } else if (is_of_run) {
+    config->mutable_checkpoint()->clear_store();
   }
-  return OkStatus();
 }
 
 Result<std::unique_ptr<proto::Config>> Parse(std::string_view yaml, const std::string& name,
-                                             const std::vector<std::string>& overrides) {
+                                             const std::vector<std::string>& overrides,
+                                             ConfigPlaces* places) {
   auto config = std::make_unique<proto::Config>();
-  Places places;
+  places->SetFile(name);
   ASSIGN_OR_RETURN(const YAML::Node root, ParseYaml(std::string(yaml), name));
   if (!root.IsNull() && !root.IsMap()) {
     return InvalidArgumentError(StrCat(name, ": ", Shown(root), ": expected sections of keys"));
   }
-  RETURN_IF_ERROR(Reader(name, "", &places).ReadSection(root, "", config.get()));
-  const std::string dir_in_file = config->run().dir();
-  const std::string store_in_file = config->checkpoint().store();
+  RETURN_IF_ERROR(Reader(name, "", places).ReadSection(root, "", config.get()));
+  const proto::Config in_file = *config;
   for (const std::string& text : overrides) {
-    RETURN_IF_ERROR(ApplyOverride(text, config.get(), &places));
+    RETURN_IF_ERROR(ApplyOverride(text, config.get(), places));
   }
-  // config.yaml of a run names its own store: repeating the run elsewhere must not write there.
-  if (config->run().dir() != dir_in_file && config->checkpoint().store() == store_in_file &&
-      IsInside(store_in_file, dir_in_file)) {
-    config->mutable_checkpoint()->set_store(config->run().dir() +
-                                            store_in_file.substr(dir_in_file.size()));
-  }
-  if (config->run().dir().empty()) {
-    config->mutable_run()->set_dir("runs/" + std::filesystem::path(name).stem().string());
-  }
+  SettleFolders(name, in_file, *places, config.get());
   if (!config->model().from().empty() && !config->model().preset().empty()) {
     return ProblemToStatus(ConfigProblem{"model.preset", config->model().preset(),
                                          "either model.from or model.preset, not both"},
-                           PlaceOf(places, "model.preset", name));
+                           places->PlaceOf("model.preset"));
   }
-  RETURN_IF_ERROR(CheckFilled(*config, places, name));
+  RETURN_IF_ERROR(CheckFilled(*config, *places));
   return config;
 }
 
 }  // namespace
 
 Result<std::unique_ptr<proto::Config>> ParseConfig(std::string_view yaml, const std::string& name,
-                                                   const std::vector<std::string>& overrides) {
+                                                   const std::vector<std::string>& overrides,
+                                                   ConfigPlaces* places) {
+  ConfigPlaces unused;
   try {
-    return Parse(yaml, name, overrides);
+    return Parse(yaml, name, overrides, places == nullptr ? &unused : places);
   } catch (const YAML::Exception& error) {
     return InvalidArgumentError(StrCat(name, ": not valid YAML: ", error.msg));
   }
 }
 
 Result<std::unique_ptr<proto::Config>> LoadConfig(const std::string& yaml_path,
-                                                  const std::vector<std::string>& overrides) {
+                                                  const std::vector<std::string>& overrides,
+                                                  ConfigPlaces* places) {
   std::error_code error;
   if (!std::filesystem::is_regular_file(yaml_path, error)) {
     return InvalidArgumentError(StrCat(yaml_path, ": ",
@@ -324,7 +350,7 @@ Result<std::unique_ptr<proto::Config>> LoadConfig(const std::string& yaml_path,
   if (static_cast<int64_t>(text.size()) > kFileBytesMax) {
     return InvalidArgumentError(StrCat(yaml_path, ": larger than 1 MiB: expected a run's YAML"));
   }
-  return ParseConfig(text, yaml_path, overrides);
+  return ParseConfig(text, yaml_path, overrides, places);
 }
 
 }  // namespace trireme

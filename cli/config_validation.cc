@@ -118,9 +118,9 @@ Problem FindBatchProblem(const proto::Config& config) {
     return Wrong("layout.data", StrCat(data), StrCat("at most ", count));
   }
   const std::string& text = batch.sum_leaves();
-  const bool is_number = !text.empty() && text.size() < 10 &&
-                         text.find_first_not_of("0123456789") == std::string::npos;
-  const int64_t leaves = is_number ? std::stoll(text) : 0;
+  const bool is_number = !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
+  constexpr int64_t kTooMany = int64_t{1} << 62;  // divides no number of microbatches
+  const int64_t leaves = !is_number ? 0 : text.size() < 19 ? std::stoll(text) : kTooMany;
   if (leaves < 1) return Wrong("batch.sum_leaves", text, "auto or a whole number of at least 1");
   if (microbatches % leaves != 0) {
     return Wrong("batch.sum_leaves", text, StrCat("a divisor of ", count));
@@ -177,14 +177,8 @@ Problem FindFitProblem(const proto::Config& config) {
 }
 
 Problem FindScheduleProblem(const proto::Config& config) {
+  // A warm-up or a decay_start beyond the last step is never reached: a run that is stopped early.
   const auto& schedule = config.lr_schedule();
-  const int64_t steps = schedule.steps();
-  const auto at_most_steps = [steps](const char* key, int64_t value) -> Problem {
-    if (value <= steps) return std::nullopt;
-    return Wrong(key, StrCat(value), StrCat("at most lr_schedule.steps (", steps, ")"));
-  };
-  if (auto p = at_most_steps("lr_schedule.warmup_steps", schedule.warmup_steps())) return p;
-  if (auto p = at_most_steps("lr_schedule.decay_start", schedule.decay_start())) return p;
   if (schedule.has_decay_start() && schedule.decay_start() < schedule.warmup_steps()) {
     return Wrong("lr_schedule.decay_start", StrCat(schedule.decay_start()),
                  StrCat("at least lr_schedule.warmup_steps (", schedule.warmup_steps(), ")"));
@@ -240,6 +234,12 @@ Problem FindDataProblem(const proto::Config& config) {
   return check(config.data().validation(), "validation");
 }
 
+Problem FindFolderProblem(const proto::Config& config) {
+  const std::string& dir = config.run().dir();
+  if (dir.find("://") == std::string::npos) return std::nullopt;
+  return Wrong("run.dir", dir, "a path or file:///absolute/path");
+}
+
 }  // namespace
 
 std::string DidYouMean(std::string_view word, const std::vector<std::string>& names) {
@@ -256,6 +256,7 @@ Status ProblemToStatus(const ConfigProblem& problem, const std::string& place) {
 
 std::optional<ConfigProblem> FindConfigProblem(const proto::Config& config) {
   if (auto problem = FindRangeProblem(config, "")) return problem;
+  if (auto problem = FindFolderProblem(config)) return problem;
   if (auto problem = FindLayoutProblem(config)) return problem;
   const bool has_model = ModelIsResolved(config.model());
   if (has_model) {
@@ -273,6 +274,14 @@ std::optional<ConfigProblem> FindConfigProblem(const proto::Config& config) {
 Status ValidateConfig(const proto::Config& config) {
   const auto problem = FindConfigProblem(config);
   return problem ? ProblemToStatus(*problem, "") : OkStatus();
+}
+
+Status CheckConfig(const proto::Config& config, const ConfigPlaces& places) {
+  auto problem = FindConfigProblem(config);
+  if (!problem) return OkStatus();
+  const std::string place = places.PlaceOf(problem->key);
+  problem->key = places.WrittenKey(problem->key);
+  return ProblemToStatus(*problem, place);
 }
 
 }  // namespace trireme

@@ -10,6 +10,7 @@
 #include "cli/model_options.h"
 #include "cli/run_options.h"
 #include "cluster/base/json.h"
+#include "proto/config.pb.h"
 #include "storage/token_file.h"
 #include "worker/evaluation/perplexity.h"
 #include "worker/model/weight_source.h"
@@ -58,11 +59,12 @@ Result<OpenedStream> OpenText(const std::string& path, const std::string& field,
   OpenedStream opened;
   opened.ids = std::make_shared<std::vector<int32_t>>();
   Document document;
-  for (int64_t documents = 0;; ++documents) {
+  while (true) {
     ASSIGN_OR_RETURN(const bool more, source->Next(&document));
     if (!more) break;
     RETURN_IF_ERROR(CheckUtf8(document));
-    if (documents > 0) {
+    if (document.text.empty()) continue;  // as pack does
+    if (!opened.ids->empty()) {
       if (!tokenizer->end_of_text()) {
         return InvalidArgumentError(StrCat(path,
                                            ": several documents, but the tokenizer has no "
@@ -77,6 +79,17 @@ Result<OpenedStream> OpenText(const std::string& path, const std::string& field,
     std::copy_n(ids->begin() + begin, out.size(), out.begin());
   };
   return opened;
+}
+
+// The tokenizer's, or the model's own where there is no tokenizer.
+Result<int32_t> BosOf(const Tokenizer* tokenizer, const proto::ModelConfig& model) {
+  if (tokenizer == nullptr) {
+    if (model.bos_token_id() >= 0) return static_cast<int32_t>(model.bos_token_id());
+    return InvalidArgumentError(
+        "--bos: the model has neither a tokenizer nor a bos_token_id: name one with --tokenizer");
+  }
+  if (tokenizer->bos()) return *tokenizer->bos();
+  return InvalidArgumentError("--bos: the tokenizer has no BOS token");
 }
 
 Json OrNull(const auto& value) { return value ? Json(*value) : Json(nullptr); }
@@ -110,10 +123,7 @@ Result<Json> RunPerplexity(const EvalCommand& command, const std::string& path) 
   }
   options.windows_max = command.limit;
   if (command.bos) {
-    if (tokenizer == nullptr || !tokenizer->bos()) {
-      return InvalidArgumentError("--bos: the tokenizer has no BOS token");
-    }
-    options.bos = tokenizer->bos();
+    ASSIGN_OR_RETURN(options.bos, BosOf(tokenizer.get(), model->source().config()));
   }
   if (isatty(STDERR_FILENO)) {
     options.progress = [](int64_t done, int64_t all) {

@@ -1,4 +1,5 @@
 // trireme generate: text after a prompt.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <fstream>
@@ -19,7 +20,7 @@ namespace {
 struct GenerateCommand {
   ModelOptions model;
   std::string prompt, prompt_file, prompt_ids;
-  bool has_prompt = false, has_prompt_ids = false;
+  bool has_prompt = false, has_prompt_ids = false, has_max_tokens = false;
   GenerationOptions generation;
   bool json = false;
 };
@@ -91,6 +92,10 @@ Status RunGenerate(GenerateCommand command) {
   if (tokenizer == nullptr && !command.generation.stop.empty()) {
     return InvalidArgumentError("--stop needs a tokenizer: name one with --tokenizer");
   }
+  if (!command.has_max_tokens) {  // the default is as many as there is room for
+    const int64_t room = model->shape().max_positions - static_cast<int64_t>(prompt.size());
+    command.generation.tokens_max = std::clamp<int64_t>(room, 1, command.generation.tokens_max);
+  }
   command.generation.end_ids = model->source().end_ids();
   if (tokenizer != nullptr && tokenizer->end_of_text()) {
     command.generation.end_ids.push_back(*tokenizer->end_of_text());
@@ -124,7 +129,10 @@ std::function<Status()> SetUpGenerate(CommandLine& line) {
   CommandOption ids = line.Add("--prompt-ids", command->prompt_ids, "token ids: 1,2,3");
   file.Excludes(prompt).Excludes(ids);
   ids.Excludes(prompt);
-  line.Add("--max-tokens", command->generation.tokens_max, "new tokens, at most").ShowDefault();
+  CommandOption tokens = line.Add("--max-tokens", command->generation.tokens_max,
+                                  "new tokens, at most; fewer by default where the model's "
+                                  "positions end");
+  tokens.ShowDefault();
   line.Flag("--ignore-eos", command->generation.ignore_end, "go on past the end token");
   line.Add("--seed", sampling.seed, "of the sampler's random numbers").ShowDefault();
   line.Add("--temperature", sampling.temperature, "0: greedy").ShowDefault();
@@ -139,7 +147,8 @@ std::function<Status()> SetUpGenerate(CommandLine& line) {
   line.Add("--length-penalty", command->generation.length_penalty, "of beam search").ShowDefault();
   line.Add("--stop", command->generation.stop, "end before this text; repeatable").OneValueEach();
   AddJsonOption(line, &command->json);
-  return [command, prompt, ids] {
+  return [command, prompt, ids, tokens] {
+    command->has_max_tokens = tokens.count() > 0;
     command->has_prompt = prompt.count() > 0;
     command->has_prompt_ids = ids.count() > 0;
     return RunGenerate(*command);

@@ -1,10 +1,15 @@
 #include "cli/id_list.h"
 
 #include <charconv>
+#include <limits>
 
 #include "cluster/base/json.h"
 
 namespace trireme {
+
+Status IdOutOfRange(const std::string& id) {
+  return DataLossError(StrCat("id ", id, ": expected 0 to ", std::numeric_limits<int32_t>::max()));
+}
 
 Result<std::vector<int32_t>> ParseIdList(const std::string& text) {
   std::vector<int32_t> ids;
@@ -23,6 +28,9 @@ Result<std::vector<int32_t>> ParseIdList(const std::string& text) {
     skip_spaces();
     int32_t id = 0;
     const auto parsed = std::from_chars(at, end, id);
+    if (parsed.ec == std::errc::result_out_of_range) {
+      return InvalidArgumentError(IdOutOfRange({at, parsed.ptr}).message());
+    }
     if (parsed.ec != std::errc()) return refuse();
     at = parsed.ptr;
     const bool spaced = at < end && (*at == ' ' || *at == '\t');
@@ -42,8 +50,11 @@ Result<std::vector<int32_t>> IdsOfJson(const nlohmann::ordered_json& array,
     if (!id.is_number_integer()) {
       return DataLossError(StrCat("\"", name, "\" holds ", DumpJson(id).substr(0, 60)));
     }
-    const auto value = id.get<int64_t>();
-    ids.push_back(value == static_cast<int32_t>(value) ? static_cast<int32_t>(value) : -1);
+    const bool fits = id.is_number_unsigned()
+                          ? id.get<uint64_t>() <= std::numeric_limits<int32_t>::max()
+                          : id.get<int64_t>() >= std::numeric_limits<int32_t>::min();
+    if (!fits) return IdOutOfRange(DumpJson(id)).WithContext("\"" + name + "\"");
+    ids.push_back(id.get<int32_t>());
   }
   return ids;
 }

@@ -14,8 +14,11 @@ namespace trireme {
 // kInvalidArgument, also when there is none.
 Result<std::vector<int32_t>> ParseIdList(const std::string& text);
 
-// A JSON array of integers; those that no id can be become -1. kDataLoss.
+// A JSON array of integers. kDataLoss.
 Result<std::vector<int32_t>> IdsOfJson(const nlohmann::ordered_json& array,
                                        const std::string& name);
+
+// What is said of an id that is larger than any.
+Status IdOutOfRange(const std::string& id);
 
 }  // namespace trireme

@@ -129,13 +129,15 @@ void PrintPlan(const Plan& plan, const MachineFacts& machine) {
             << "wires         " << MiB(plan.wires.total()) << " a step from the busiest rank: "
             << "gradients " << MiB(plan.wires.gradients) << ", weights " << MiB(plan.wires.weights)
             << ", activations " << MiB(plan.wires.activations) << ", tensor sums "
-            << MiB(plan.wires.tensor) << "\n"
-            << "step          " << Text(plan.step_seconds * 1e3, "%.0f ms") << ", "
-            << Thousands(
-                   static_cast<int64_t>(static_cast<double>(layout.tokens) / plan.step_seconds))
-            << " tokens/s, at " << Text(machine.flop_per_second * 1e-9, "%.1f GFLOP/s")
-            << " a worker\n"
-            << "memory        " << MiB(plan.memory_bytes_max) << " a worker, "
+            << MiB(plan.wires.tensor) << "\n";
+  if (plan.step_seconds > 0) {
+    std::cout << "step          " << Text(plan.step_seconds * 1e3, "%.0f ms") << ", "
+              << Thousands(
+                     static_cast<int64_t>(static_cast<double>(layout.tokens) / plan.step_seconds))
+              << " tokens/s, at " << Text(machine.flop_per_second * 1e-9, "%.1f GFLOP/s")
+              << " a worker\n";
+  }
+  std::cout << "memory        " << MiB(plan.memory_bytes_max) << " a worker, "
             << MiB(machine.memory_bytes) << " are there\n";
   for (const std::string& note : plan.notes) std::cout << "note          " << note << "\n";
 }
@@ -198,7 +200,8 @@ void PrintOthers(const std::vector<Plan>& plans) {
   std::cout << "\nother layouts of " << plans[0].workers << " workers\n";
   std::vector<std::vector<std::string>> rows = {{"layout", "ms a step", "MiB a worker", "idle"}};
   for (size_t i = 1; i < std::min<size_t>(plans.size(), 8); ++i) {
-    rows.push_back({LayoutText(plans[i].layout), Text(plans[i].step_seconds * 1e3, "%.0f"),
+    const double seconds = plans[i].step_seconds;
+    rows.push_back({LayoutText(plans[i].layout), seconds > 0 ? Text(seconds * 1e3, "%.0f") : "-",
                     StrCat(plans[i].memory_bytes_max >> 20),
                     Text(100 * plans[i].bubble_share, "%.1f %%")});
     if (!plans[i].fits) rows.back()[2] += " (too much)";
@@ -211,6 +214,9 @@ Json LayoutJson(const PlanRequest& layout) {
           {"pipeline", layout.pipeline}, {"context", layout.context},
           {"zero", layout.zero_level},   {"pipeline_schedule", layout.schedule}};
 }
+
+// Of a plan that does not fit no time is known: nothing was measured for it.
+Json KnownOrNull(double value) { return value > 0 ? Json(value) : Json(nullptr); }
 
 Json PlanJson(const Plan& plan, const MachineFacts& machine) {
   Json stages = Json::array();
@@ -243,9 +249,12 @@ Json PlanJson(const Plan& plan, const MachineFacts& machine) {
             {"activations", plan.wires.activations},
             {"tensor", plan.wires.tensor},
             {"total", plan.wires.total()}}},
-          {"flop_per_second", machine.flop_per_second},
-          {"step_seconds", plan.step_seconds},
-          {"tokens_per_second", static_cast<double>(plan.layout.tokens) / plan.step_seconds},
+          {"flop_per_second", KnownOrNull(machine.flop_per_second)},
+          {"step_seconds", KnownOrNull(plan.step_seconds)},
+          {"tokens_per_second",
+           KnownOrNull(plan.step_seconds > 0
+                           ? static_cast<double>(plan.layout.tokens) / plan.step_seconds
+                           : 0)},
           {"notes", plan.notes}};
 }
 
@@ -307,55 +316,75 @@ Result<Expectation> Expect(const proto::Config& config, const MachineFile& machi
   return expectation;
 }
 
-Status RunPlan(const PlanOptions& options) {
-  ASSIGN_OR_RETURN(const auto config, LoadFilledConfig(options.file));
-  PlanRequest request = PlanRequestOf(*config);
-  const int64_t as_written = WorkerCount(*config);
-  const int workers = options.workers > 0 ? options.workers : static_cast<int>(as_written);
+// Layouts of the run on this machine, best first.
+Result<std::vector<Plan>> LayOut(const PlanOptions& options, const proto::Config& config,
+                                 const MachineFacts& machine) {
+  if (options.workers > 0 && options.workers != WorkerCount(config)) {
+    return Replan(options, config, machine);
+  }
+  ASSIGN_OR_RETURN(Plan plan, MakePlan(PlanRequestOf(config), ModelFactsOf(config), machine));
+  return std::vector<Plan>{std::move(plan)};
+}
+
+MachineQuestion QuestionOf(const PlanOptions& options, const proto::Config& config) {
+  const int64_t workers = options.workers > 0 ? options.workers : WorkerCount(config);
   MachineQuestion question;
-  question.workers_on_host = (workers + options.hosts - 1) / options.hosts;
+  question.workers_on_host = static_cast<int>((workers + options.hosts - 1) / options.hosts);
   question.flop_per_second = options.tflops * 1e12;
   question.wire_bytes_per_second = options.wire_gbits * 1e9 / 8;
   question.memory_bytes = static_cast<int64_t>(options.memory_gib * (int64_t{1} << 30));
+  return question;
+}
+
+void PrintPlans(const PlanOptions& options, const std::vector<Plan>& plans,
+                const MachineFacts& machine, const std::optional<Expectation>& expectation) {
+  if (!options.json) {
+    PrintPlan(plans[0], machine);
+    if (expectation) PrintExpectation(*expectation);
+    PrintOthers(plans);
+    return;
+  }
+  Json json = PlanJson(plans[0], machine);
+  if (expectation) json["machine"] = ExpectationJson(*expectation);
+  json["other_layouts"] = Json::array();
+  for (size_t i = 1; i < plans.size(); ++i) {
+    json["other_layouts"].push_back({{"layout", LayoutJson(plans[i].layout)},
+                                     {"memory_bytes_max", plans[i].memory_bytes_max},
+                                     {"fits", plans[i].fits},
+                                     {"bubble_share", plans[i].bubble_share},
+                                     {"step_seconds", KnownOrNull(plans[i].step_seconds)}});
+  }
+  std::cout << DumpJson(json) << "\n";
+}
+
+Status RunPlan(const PlanOptions& options) {
+  ASSIGN_OR_RETURN(const auto config, LoadFilledConfig(options.file));
+  const MachineQuestion question = QuestionOf(options, *config);
   MachineFacts machine;
   MachineFile described;
   if (options.machine.empty()) {
-    machine = MeasureMachine(*config, question);
+    machine = MachineLimits(question);
   } else {
     ASSIGN_OR_RETURN(described, ReadMachineFile(options.machine));
     config->set_device("cuda");  // what such files describe
     machine = FactsOf(described, EstimateKernels(*config, described), ModelFactsOf(*config),
-                      request, options.hosts);
+                      PlanRequestOf(*config), options.hosts);
     if (question.memory_bytes > 0) machine.memory_bytes = question.memory_bytes;
   }
-  std::vector<Plan> plans;
-  if (workers == as_written) {
-    ASSIGN_OR_RETURN(Plan plan, MakePlan(request, ModelFactsOf(*config), machine));
-    plans.push_back(std::move(plan));
-  } else {
-    ASSIGN_OR_RETURN(plans, Replan(options, *config, machine));
+  ASSIGN_OR_RETURN(std::vector<Plan> plans, LayOut(options, *config, machine));
+  // What cannot be is told at once, without measuring how fast it would be.
+  if (options.machine.empty() && plans[0].fits) {
+    if (options.tflops == 0) {
+      std::cerr << "trireme plan: measuring matrix products of the model's sizes here\n";
+    }
+    MeasureMachine(*config, question, &machine);
+    ASSIGN_OR_RETURN(plans, LayOut(options, *config, machine));
   }
   std::optional<Expectation> expectation;
   if (!options.machine.empty()) {
     ASSIGN_OR_RETURN(expectation, Expect(*config, described, plans[0]));
   }
-  if (options.json) {
-    Json json = PlanJson(plans[0], machine);
-    if (expectation) json["machine"] = ExpectationJson(*expectation);
-    json["other_layouts"] = Json::array();
-    for (size_t i = 1; i < plans.size(); ++i) {
-      json["other_layouts"].push_back({{"layout", LayoutJson(plans[i].layout)},
-                                       {"memory_bytes_max", plans[i].memory_bytes_max},
-                                       {"fits", plans[i].fits},
-                                       {"bubble_share", plans[i].bubble_share},
-                                       {"step_seconds", plans[i].step_seconds}});
-    }
-    std::cout << DumpJson(json) << "\n";
-  } else {
-    PrintPlan(plans[0], machine);
-    if (expectation) PrintExpectation(*expectation);
-    PrintOthers(plans);
-  }
+  PrintPlans(options, plans, machine, expectation);
   if (plans[0].fits) return OkStatus();
   return InvalidArgumentError(StrCat("layout: ", LayoutText(plans[0].layout), ": a worker needs ",
                                      MiB(plans[0].memory_bytes_max), ": expected at most ",

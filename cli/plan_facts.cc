@@ -145,10 +145,12 @@ ModelFacts ModelFactsOf(const proto::Config& config) {
 
 namespace {
 
-double Seconds(const std::function<void()>& work, int repeats) {
+// The best of `repeats`, of fewer once `until` has come.
+double Seconds(const std::function<void()>& work, int repeats, Micros until) {
   Micros best = 0;
   for (int i = 0; i < repeats; ++i) {
     const Micros start = RealClock().NowMicros();
+    if (i > 0 && start >= until) break;
     work();
     const Micros took = std::max<Micros>(1, RealClock().NowMicros() - start);
     best = i == 0 ? took : std::min(best, took);
@@ -156,13 +158,48 @@ double Seconds(const std::function<void()>& work, int repeats) {
   return static_cast<double>(best) * 1e-6;
 }
 
-// FLOP/s over one product with each shape of weights that a layer's rank holds.
+// y (M, N) = x (M, K) w (N, K)^T.
+struct ProductSize {
+  int64_t m, n, k;
+  double flop() const {
+    return 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
+  }
+};
+
+// The larger sides halved until the product takes part of a second; its rate is the same by then.
+ProductSize Shortened(ProductSize size) {
+  constexpr double kFlopMax = 8e9;
+  while (size.flop() > kFlopMax) {
+    int64_t* longest = &size.m;
+    for (int64_t* side : {&size.n, &size.k}) {
+      if (*side > *longest) longest = side;
+    }
+    *longest /= 2;
+  }
+  return size;
+}
+
+double ProductSeconds(Stream& stream, DType dtype, const ProductSize& size, Micros until) {
+  const int64_t bytes = ByteSize(dtype);
+  const Buffer x(size.m * size.k * bytes), w(size.n * size.k * bytes), y(size.m * size.n * bytes);
+  const Matrix product = Matrix::Of(y.AsTensor(dtype, {size.m, size.n}));
+  const auto multiply = [&] {
+    MatMul(stream, Matrix::Of(x.AsTensor(dtype, {size.m, size.k})), Transpose::kNo,
+           Matrix::Of(w.AsTensor(dtype, {size.n, size.k})), Transpose::kYes, product);
+    stream.Synchronize();
+  };
+  return Seconds(multiply, 4, until);
+}
+
+// FLOP/s over one product with each shape of weights that a layer's rank holds, or those of them
+// that there is time for.
 double ProductRate(const proto::Config& config, Stream& stream) {
+  constexpr Micros kTimeMax = 3'000'000;
   const PlanRequest request = PlanRequestOf(config);
   const Mesh mesh(request.data, request.tensor, request.pipeline);
   const ModelShape shape = ModelShape::From(config.model());
   const int64_t tokens = config.batch().microbatch_sequences() * config.data().sequence_length();
-  const DType dtype = request.compute;
+  const Micros until = RealClock().NowMicros() + kTimeMax;
   double flop = 0, seconds = 0;
   std::set<Shape> seen;
   for (const ParameterSpec& spec : ParameterSpecs(shape, request.tensor, request.pipeline)) {
@@ -170,18 +207,11 @@ double ProductRate(const proto::Config& config, Stream& stream) {
     const Box box = LocalRegion(spec.shape, spec.placement, mesh, 0);
     const Shape weight = {box.extent[0], ElementCount(box.extent) / box.extent[0]};
     if (!seen.insert(weight).second) continue;
-    const Buffer x(tokens * weight[1] * ByteSize(dtype)),
-        w(weight[0] * weight[1] * ByteSize(dtype));
-    const Buffer y(tokens * weight[0] * ByteSize(dtype));
-    const Matrix product = Matrix::Of(y.AsTensor(dtype, {tokens, weight[0]}));
-    seconds += Seconds(
-        [&] {
-          MatMul(stream, Matrix::Of(x.AsTensor(dtype, {tokens, weight[1]})), Transpose::kNo,
-                 Matrix::Of(w.AsTensor(dtype, weight)), Transpose::kYes, product);
-          stream.Synchronize();
-        },
-        4);
-    flop += 2.0 * static_cast<double>(tokens * weight[0] * weight[1]);
+    if (flop > 0 && RealClock().NowMicros() >= until) break;
+    const ProductSize size = {tokens, weight[0], weight[1]}, measured = Shortened(size);
+    seconds +=
+        ProductSeconds(stream, request.compute, measured, until) * size.flop() / measured.flop();
+    flop += size.flop();
   }
   return flop / seconds;
 }
@@ -189,7 +219,7 @@ double ProductRate(const proto::Config& config, Stream& stream) {
 double CopyRate(Stream& stream) {
   const int64_t bytes = int64_t{64} << 20;
   const Buffer from(bytes), to(bytes);
-  const double seconds = Seconds([&] { stream.Copy(to.data(), from.data(), bytes); }, 3);
+  const double seconds = Seconds([&] { stream.Copy(to.data(), from.data(), bytes); }, 3, INT64_MAX);
   return 2.0 * static_cast<double>(bytes) / seconds;
 }
 
@@ -212,31 +242,36 @@ constexpr int64_t kTransportBytes = int64_t{25} << 20;
 
 }  // namespace
 
-MachineFacts MeasureMachine(const proto::Config& config, const MachineQuestion& question) {
-  const HostFacts host = ReadHostFacts();
-  const int cores = host.cpu.EffectiveThreads();
-  const int workers = question.workers_on_host;
-  const int threads =
-      config.threads() > 0 ? static_cast<int>(config.threads()) : std::max(1, cores / workers);
+MachineFacts MachineLimits(const MachineQuestion& question) {
   MachineFacts facts;
-  Stream stream(std::min(threads, cores));
   facts.flop_per_second = question.flop_per_second;
-  // Workers that share a core share its time.
-  const double share = std::min(1.0, static_cast<double>(cores) / (workers * threads));
-  if (facts.flop_per_second == 0) {
-    facts.flop_per_second = ProductRate(config, stream) * kProductShare * share;
-  }
-  facts.memory_bytes_per_second = CopyRate(stream) / std::max(1, std::min(workers, cores));
   facts.wire_bytes_per_second = question.wire_bytes_per_second;
   facts.wire_seconds = kMessageSeconds;
   facts.program_bytes = ResidentBytes() + kTransportBytes;
   facts.memory_bytes = question.memory_bytes;
   if (facts.memory_bytes == 0) {
+    const HostFacts host = ReadHostFacts();
     int64_t bytes = host.memory.available_bytes;
     if (host.memory.limit_bytes > 0) bytes = std::min(bytes, host.memory.limit_bytes);
-    facts.memory_bytes = bytes / workers;
+    facts.memory_bytes = bytes / question.workers_on_host;
   }
   return facts;
+}
+
+void MeasureMachine(const proto::Config& config, const MachineQuestion& question,
+                    MachineFacts* facts) {
+  const int cores = ReadHostFacts().cpu.EffectiveThreads();
+  const int workers = question.workers_on_host;
+  const int threads =
+      config.threads() > 0 ? static_cast<int>(config.threads()) : std::max(1, cores / workers);
+  Stream stream(std::min(threads, cores));
+  // Workers that share a core share its time.
+  const double share = std::min(1.0, static_cast<double>(cores) / (workers * threads));
+  if (facts->flop_per_second == 0) {
+    facts->flop_per_second = ProductRate(config, stream) * kProductShare * share;
+  }
+  facts->memory_bytes_per_second = CopyRate(stream) / std::max(1, std::min(workers, cores));
+  facts->program_bytes = ResidentBytes() + kTransportBytes;  // now with kernels compiled
 }
 
 }  // namespace trireme

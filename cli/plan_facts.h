@@ -18,10 +18,14 @@ ModelFacts ModelFactsOf(const proto::Config& config);
 // Rates and limits of one worker.
 struct MachineQuestion {
   int workers_on_host = 1;
-  double flop_per_second = 0;  // 0: measured, with products as large as the model's
+  double flop_per_second = 0;  // 0: measured, with products as large as the model's or smaller
   double wire_bytes_per_second = 0;
   int64_t memory_bytes = 0;  // 0: this host's, shared among its workers
 };
-MachineFacts MeasureMachine(const proto::Config& config, const MachineQuestion& question);
+// What is known without measuring: limits, and the rates that the question names.
+MachineFacts MachineLimits(const MachineQuestion& question);
+// Adds the other rates. Takes a few seconds at most, whatever the model's size.
+void MeasureMachine(const proto::Config& config, const MachineQuestion& question,
+                    MachineFacts* facts);
 
 }  // namespace trireme

@@ -13,15 +13,10 @@ namespace {
 Status RunScore(const ModelOptions& options) {
   ASSIGN_OR_RETURN(const auto model, OpenModel("score", options));
   ASSIGN_OR_RETURN(const auto tokenizer, OpenTokenizer(options, *model));
-  int64_t number = 0, empty_line = 0;
+  int64_t number = 0;
   for (std::string line; std::getline(std::cin, line);) {
     ++number;
-    // Lines out are lines in; only behind the last request there may be empty ones.
-    if (line.find_first_not_of(" \t\r") == std::string::npos) {
-      if (empty_line == 0) empty_line = number;
-      continue;
-    }
-    if (empty_line > 0) return DataLossError(StrCat("line ", empty_line, ": is empty"));
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
     const auto request = ParseScoreRequest(line, tokenizer.get());
     if (!request.ok()) return request.status().WithContext(StrCat("line ", number));
     const auto& [context, continuation] = request.value();

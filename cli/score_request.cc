@@ -10,7 +10,10 @@ using Ids = std::vector<int32_t>;
 
 Result<std::pair<Ids, Ids>> ParseScoreRequest(const std::string& line, const Tokenizer* tokenizer) {
   const Json request = ParseJson(line);
-  if (!request.is_object()) return DataLossError("expected a JSON object");
+  if (!request.is_object()) {
+    const std::string utf8 = Utf8ProblemOfJson(line);
+    return DataLossError(utf8.empty() ? "expected a JSON object" : utf8);
+  }
   try {
     if (request.contains("context_ids")) {
       ASSIGN_OR_RETURN(Ids context, IdsOfJson(request.at("context_ids"), "context_ids"));

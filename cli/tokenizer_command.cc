@@ -107,12 +107,14 @@ Status RunTokenizerTrain(const TokenizerTrainOptions& options) {
 }
 
 // Calls line(text) for each line of stdin; what it writes goes to stdout, with a line break where
-// the input has one.
-Status ForEachLine(const std::function<Status(const std::string& line, std::string* out)>& work) {
+// the input has one. Of jsonl blank lines are passed over.
+Status ForEachLine(bool jsonl,
+                   const std::function<Status(const std::string& line, std::string* out)>& work) {
   std::ios::sync_with_stdio(false);
   std::string line, out;
   for (int64_t number = 1; std::getline(std::cin, line); ++number) {
     const bool line_break = !std::cin.eof();
+    if (jsonl && line.find_first_not_of(" \t\r") == std::string::npos) continue;
     out.clear();
     const Status status = work(line, &out);
     if (!status.ok()) {
@@ -135,16 +137,21 @@ void AppendIds(const std::vector<int32_t>& ids, const char* separator, std::stri
   }
 }
 
+Status NotOfForm(const std::string& line, const char* form) {
+  const std::string utf8 = Utf8ProblemOfJson(line);
+  return DataLossError(utf8.empty() ? StrCat("expected ", form) : utf8);
+}
+
 Status RunEncode(const TokenizerUseOptions& options) {
   ASSIGN_OR_RETURN(const auto tokenizer,
                    Tokenizer::Load(options.tokenizer, {.pattern = options.pattern}));
   std::vector<int32_t> ids;
-  return ForEachLine([&](const std::string& line, std::string* out) -> Status {
+  return ForEachLine(options.jsonl, [&](const std::string& line, std::string* out) -> Status {
     std::string text = line;
     if (options.jsonl) {
       const Json object = ParseJson(line);
       if (!object.is_object() || !object.contains("text") || !object["text"].is_string()) {
-        return DataLossError("expected {\"text\": \"...\"}");
+        return NotOfForm(line, "{\"text\": \"...\"}");
       }
       text = object["text"].get<std::string>();
     }
@@ -171,6 +178,7 @@ Status ParseIds(const std::string& line, std::vector<int32_t>* ids) {
     if (at == end) return OkStatus();
     int32_t id = 0;
     const auto parsed = std::from_chars(at, end, id);
+    if (parsed.ec == std::errc::result_out_of_range) return IdOutOfRange({at, parsed.ptr});
     if (parsed.ec != std::errc() ||
         (parsed.ptr < end && *parsed.ptr != ' ' && *parsed.ptr != '\t' && *parsed.ptr != '\r')) {
       const std::string rest(at, std::min<size_t>(end - at, 20));
@@ -184,7 +192,7 @@ Status ParseIds(const std::string& line, std::vector<int32_t>* ids) {
 Status ParseJsonIds(const std::string& line, std::vector<int32_t>* ids) {
   const Json object = ParseJson(line);
   if (!object.is_object() || !object.contains("ids") || !object["ids"].is_array()) {
-    return DataLossError("expected {\"ids\": [...]}");
+    return NotOfForm(line, "{\"ids\": [...]}");
   }
   ASSIGN_OR_RETURN(*ids, IdsOfJson(object["ids"], "ids"));
   return OkStatus();
@@ -194,7 +202,7 @@ Status RunDecode(const TokenizerUseOptions& options) {
   ASSIGN_OR_RETURN(const auto tokenizer,
                    Tokenizer::Load(options.tokenizer, {.pattern = options.pattern}));
   std::vector<int32_t> ids;
-  return ForEachLine([&](const std::string& line, std::string* out) -> Status {
+  return ForEachLine(options.jsonl, [&](const std::string& line, std::string* out) -> Status {
     RETURN_IF_ERROR(options.jsonl ? ParseJsonIds(line, &ids) : ParseIds(line, &ids));
     for (const int32_t id : ids) {
       if (tokenizer->IsToken(id)) continue;

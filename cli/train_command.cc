@@ -174,16 +174,27 @@ Status CheckWorkers(const TrainingRun& run, int processes) {
                                      workers + spares + 1, ", found ", processes));
 }
 
+void TellFinished(const TrainingRun& run) {
+  const int64_t steps = run.config->lr_schedule().steps();
+  std::cout << run.config->run().dir();
+  if (run.start_step == steps) {
+    std::cout << ": finished, step " << steps << " of " << steps << " is done\n";
+  } else {  // steps were lowered
+    std::cout << ": finished: step " << run.start_step << " is done, and lr_schedule.steps is "
+              << steps << "\n";
+  }
+}
+
 // Prepares, and says what there is to say; nothing to run when finished.
 Result<TrainingRun> Prepare(const TrainCommand& command, int processes,
                             const std::vector<HostFacts>& hosts) {
   RETURN_IF_ERROR(FaultFromEnvironment().status());
   const bool gpus = std::any_of(hosts.begin(), hosts.end(), [](const auto& h) { return h.gpus; });
   ASSIGN_OR_RETURN(TrainingRun run, PrepareTraining(command.file, command.fresh, gpus));
+  for (const std::string& line : run.warnings) std::cerr << "trireme train: " << line << "\n";
   TellSetAside("train", run.set_aside);
   if (run.finished) {
-    std::cout << run.config->run().dir() << ": finished, step " << run.start_step << " of "
-              << run.config->lr_schedule().steps() << " is done\n";
+    TellFinished(run);
     return run;
   }
   if (processes > 0) RETURN_IF_ERROR(CheckWorkers(run, processes));

@@ -1,11 +1,10 @@
 #include "cli/training_run.h"
 
-#include <google/protobuf/message.h>
-#include <google/protobuf/text_format.h>
-
 #include <filesystem>
 
 #include "cli/config_loader.h"
+#include "cli/config_validation.h"
+#include "cli/run_continuation.h"
 #include "cluster/base/version.h"
 #include "cluster/device/gpu_info.h"
 #include "proto/config.pb.h"
@@ -26,71 +25,27 @@ namespace trireme {
 namespace {
 
 namespace fs = std::filesystem;
-using google::protobuf::FieldDescriptor;
-using google::protobuf::Message;
-
-// Keys that may change from one start of a run to the next, with all below them.
-bool MayChange(const std::string& key) {
-  for (const char* free :
-       {"run.dir", "layout", "device", "threads", "precision.compute", "lr_schedule.steps",
-        "checkpoint", "validation", "recovery", "model.from", "model.preset"}) {
-    if (key == free) return true;
-  }
-  return false;
-}
-
-std::string ValueOf(const Message& message, const FieldDescriptor* field) {
-  const auto* reflection = message.GetReflection();
-  if (!field->is_repeated() && !reflection->HasField(message, field)) return "(not set)";
-  std::string text;
-  google::protobuf::TextFormat::Printer printer;
-  printer.SetSingleLineMode(true);
-  if (!field->is_repeated()) {
-    printer.PrintFieldValueToString(message, field, -1, &text);
-    return text;
-  }
-  for (int i = 0; i < reflection->FieldSize(message, field); ++i) {
-    std::string element;
-    printer.PrintFieldValueToString(message, field, i, &element);
-    text += (i ? ", " : "") + element;
-  }
-  return "[" + text + "]";
-}
-
-std::string Difference(const Message& recorded, const Message& wanted, const std::string& prefix) {
-  const auto* descriptor = recorded.GetDescriptor();
-  for (int i = 0; i < descriptor->field_count(); ++i) {
-    const FieldDescriptor* field = descriptor->field(i);
-    const std::string key = prefix + field->name();
-    if (MayChange(key)) continue;
-    if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE && !field->is_repeated()) {
-      const std::string inner =
-          Difference(recorded.GetReflection()->GetMessage(recorded, field),
-                     wanted.GetReflection()->GetMessage(wanted, field), key + ".");
-      if (!inner.empty()) return inner;
-      continue;
-    }
-    const std::string was = ValueOf(recorded, field), is = ValueOf(wanted, field);
-    if (was != is) return StrCat(key, ": ", is, ", but the run's checkpoint has ", was);
-  }
-  return "";
-}
-
-Status CheckFresh(const std::string& dir) {
+// A new run finds nothing of another: neither in its folder nor in its store.
+Status CheckFresh(const proto::Config& config) {
+  const std::string &dir = config.run().dir(), &url = config.checkpoint().store();
   std::error_code error;
-  if (!fs::exists(dir, error) || fs::is_empty(dir, error)) return OkStatus();
-  return InvalidArgumentError(
-      StrCat("--fresh: ", dir, " is not empty: expected a new run.dir (--set run.dir=NEW)"));
+  if (fs::exists(dir, error) && !fs::is_empty(dir, error)) {
+    return InvalidArgumentError(
+        StrCat("--fresh: ", dir, " is not empty: expected a new run.dir (--set run.dir=NEW)"));
+  }
+  ASSIGN_OR_RETURN(const std::unique_ptr<ObjectStore> store, OpenStore(url));
+  ASSIGN_OR_RETURN(const std::vector<std::string> keys, store->List("step_"));
+  if (keys.empty()) return OkStatus();
+  return InvalidArgumentError(StrCat("--fresh: checkpoint.store ", url,
+                                     " holds checkpoints: expected an empty store (--set "
+                                     "checkpoint.store=NEW)"));
 }
 
-// The newest checkpoint that verifies goes into `run`, and what it fixes into `config`.
-Status FindCheckpoint(const proto::Config& config, TrainingRun* run,
+// The newest checkpoint that verifies goes into `run`.
+Status FindCheckpoint(const std::string& url, TrainingRun* run,
                       std::unique_ptr<proto::Manifest>* recorded) {
-  const std::string& url = config.checkpoint().store();
   ASSIGN_OR_RETURN(const std::unique_ptr<ObjectStore> store, OpenStore(url));
-  std::vector<std::string> skipped;
-  const auto newest = OpenNewestCheckpoint(*store, &skipped);
-  run->set_aside = skipped;
+  const auto newest = OpenNewestCheckpoint(*store, &run->set_aside);
   if (!newest.ok()) {
     return newest.status().code() == StatusCode::kNotFound ? OkStatus() : newest.status();
   }
@@ -111,7 +66,10 @@ Status FindCheckpoint(const proto::Config& config, TrainingRun* run,
 Status CheckStore(const proto::Config& config) {
   const std::string& dir = config.run().dir();
   const CheckpointLocation before = LocateCheckpoint(dir);
-  if (before.run_dir != dir || before.store_url == config.checkpoint().store()) return OkStatus();
+  if (!CanBeSameFolder(before.run_dir, dir) ||
+      CanBeSameFolder(before.store_url, config.checkpoint().store())) {
+    return OkStatus();
+  }
   const auto store = OpenStore(before.store_url);
   if (!store.ok()) return OkStatus();
   const auto steps = ListCheckpoints(**store);
@@ -123,34 +81,29 @@ Status CheckStore(const proto::Config& config) {
       "run.dir"));
 }
 
+// What is there of the run already; `recorded` stays null for a new one.
+Status LookAtStore(const proto::Config& written, bool fresh, const ConfigPlaces& places,
+                   TrainingRun* run, std::unique_ptr<proto::Manifest>* recorded) {
+  proto::Config named = written;  // for the paths of folder and store alone, whatever the model
+  named.mutable_model()->Clear();
+  named.mutable_model()->set_preset("llama-5m");
+  RETURN_IF_ERROR(FillDefaults(&named));
+  if (fresh) RETURN_IF_ERROR(CheckFresh(named));
+  RETURN_IF_ERROR(FindCheckpoint(named.checkpoint().store(), run, recorded));
+  if (*recorded == nullptr) return CheckStore(named);
+  return CheckOwner((*recorded)->config(), named, places);
+}
+
 }  // namespace
 
-std::string FirstFixedDifference(const proto::Config& recorded, const proto::Config& wanted) {
-  return Difference(recorded, wanted, "");
-}
-
-std::vector<std::string> EndedPromises(const proto::Manifest& recorded,
-                                       const proto::Config& wanted) {
-  std::vector<std::string> reasons;
-  const auto compare = [&](const char* what, const auto& was, const auto& is) {
-    if (was == is) return;
-    reasons.push_back(StrCat("equal bits with the run up to step ", recorded.step(),
-                             " are no longer promised: ", what, " was ", was, " and is ", is));
-  };
-  const proto::Config& config = recorded.config();
-  compare("layout.tensor", config.layout().tensor(), wanted.layout().tensor());
-  compare("layout.context", config.layout().context(), wanted.layout().context());
-  compare("device", config.device(), wanted.device());
-  compare("precision.compute", config.precision().compute(), wanted.precision().compute());
-  compare("the instruction set", recorded.instruction_set(), std::string(InstructionSet()));
-  compare("the library", recorded.product_library(), std::string(MatMulLibrary()));
-  return reasons;
-}
-
-Status ResolveModel(proto::Config* config) {
+Status ResolveModel(const ConfigPlaces& places, proto::Config* config) {
   if (config->model().from().empty()) return OkStatus();
   ASSIGN_OR_RETURN(const auto source, WeightSource::Open(config->model().from()));
-  return ResolveModelFrom(source->config(), config->mutable_model());
+  auto problem = ResolveModelFrom(source->config(), config->mutable_model());
+  if (!problem) return OkStatus();
+  const std::string key = "model." + problem->key;
+  problem->key = places.WrittenKey(key);
+  return ProblemToStatus(*problem, places.PlaceOf(key));
 }
 
 namespace {
@@ -188,7 +141,11 @@ void SettleDevice(bool gpus, proto::Config* config) {
 
 // `trained_on`: fingerprints of the files up to the checkpoint, or none.
 Status LookAtData(const proto::Config& config, const std::vector<std::string>& trained_on,
-                  TrainingRun* run) {
+                  const ConfigPlaces& places, TrainingRun* run) {
+  if (config.data().train().empty()) {
+    return ProblemToStatus({"data.train", "not set", "a list of TOKENS"},
+                           places.PlaceOf("data.train"));
+  }
   ASSIGN_OR_RETURN(const auto feed, DataFeed::Open(config));
   RETURN_IF_ERROR(feed->CheckVocabulary());
   run->train_data = feed->TrainFingerprints();
@@ -203,81 +160,44 @@ Status LookAtData(const proto::Config& config, const std::vector<std::string>& t
   return OkStatus();
 }
 
-// What is not said is as it was recorded.
-void KeepTokenIds(const proto::ModelConfig& recorded, proto::ModelConfig* model) {
-  if (!model->has_bos_token_id()) model->set_bos_token_id(recorded.bos_token_id());
-  if (!model->has_eos_token_id()) model->set_eos_token_id(recorded.eos_token_id());
-}
-
 }  // namespace
 
 Result<std::shared_ptr<proto::Config>> LoadFilledConfig(const RunFileOptions& file) {
-  ASSIGN_OR_RETURN(std::unique_ptr<proto::Config> loaded, LoadConfig(file.path, file.overrides));
+  ConfigPlaces places;
+  ASSIGN_OR_RETURN(std::unique_ptr<proto::Config> loaded,
+                   LoadConfig(file.path, file.overrides, &places));
   std::shared_ptr<proto::Config> config(std::move(loaded));
   SettleDevice(Gpus().ok(), config.get());
-  RETURN_IF_ERROR(ResolveModel(config.get()));
+  RETURN_IF_ERROR(ResolveModel(places, config.get()));
   RETURN_IF_ERROR(FillDefaults(config.get()));
-  RETURN_IF_ERROR(ValidateConfig(*config));
+  RETURN_IF_ERROR(CheckConfig(*config, places));
   return config;
 }
 
 Result<TrainingRun> PrepareTraining(const RunFileOptions& file, bool fresh, bool gpus) {
-  ASSIGN_OR_RETURN(std::unique_ptr<proto::Config> loaded, LoadConfig(file.path, file.overrides));
+  ConfigPlaces places;
+  ASSIGN_OR_RETURN(std::unique_ptr<proto::Config> loaded,
+                   LoadConfig(file.path, file.overrides, &places));
   std::shared_ptr<proto::Config> config(std::move(loaded));
   SettleDevice(gpus, config.get());
   TrainingRun run;
-  bool goes_on = false;
+  run.warnings = places.Warnings();
+  std::unique_ptr<proto::Manifest> manifest;
+  RETURN_IF_ERROR(LookAtStore(*config, fresh, places, &run, &manifest));
   std::vector<std::string> trained_on;
-  {
-    proto::Config named = *config;  // where the run's folder and store are
-    named.mutable_model()->clear_from();
-    if (named.model().family().empty() && named.model().preset().empty()) {
-      named.mutable_model()->set_preset("llama-5m");  // only paths are read from this copy
-    }
-    RETURN_IF_ERROR(FillDefaults(&named));
-    if (fresh) RETURN_IF_ERROR(CheckFresh(named.run().dir()));
-    std::unique_ptr<proto::Manifest> manifest;
-    RETURN_IF_ERROR(FindCheckpoint(named, &run, &manifest));
-    if (manifest == nullptr) RETURN_IF_ERROR(CheckStore(named));
-    if (manifest != nullptr) {
-      goes_on = true;
-      const auto& files = manifest->data_cursor().train_data();
-      trained_on.assign(files.begin(), files.end());
-      const proto::Config* recorded = &manifest->config();
-      // The order of sums stays what it was, whatever the width is now.
-      if (config->batch().sum_leaves().empty() || config->batch().sum_leaves() == "auto") {
-        config->mutable_batch()->set_sum_leaves(recorded->batch().sum_leaves());
-      }
-      // The model is the checkpoint's: where it began is asked for no more, and may be gone.
-      if (!config->model().from().empty()) {
-        const std::string from = config->model().from();
-        *config->mutable_model() = recorded->model();
-        if (from != recorded->model().from()) {
-          return InvalidArgumentError(
-              StrCat(file.path, ": model.from: ", from, ", but the run's checkpoint began ",
-                     recorded->model().from().empty() ? "from scratch"
-                                                      : "from " + recorded->model().from(),
-                     "; a changed run needs a new run.dir (--set run.dir=NEW)"));
-        }
-      }
-      KeepTokenIds(recorded->model(), config->mutable_model());
-      RETURN_IF_ERROR(FillDefaults(config.get()));
-      const std::string difference = FirstFixedDifference(*recorded, *config);
-      if (!difference.empty()) {
-        return InvalidArgumentError(StrCat(file.path, ": ", difference,
-                                           "; a changed run needs a new run.dir (--set "
-                                           "run.dir=NEW)"));
-      }
-      run.promises_ended = EndedPromises(*manifest, *config);
-    } else {
-      RETURN_IF_ERROR(TakeTokenIds(config.get()));
-    }
+  if (manifest != nullptr) {
+    const auto& files = manifest->data_cursor().train_data();
+    trained_on.assign(files.begin(), files.end());
+    RETURN_IF_ERROR(GoOnFrom(manifest->config(), places, config.get()));
+    run.promises_ended = EndedPromises(*manifest, *config);
+  } else {
+    RETURN_IF_ERROR(TakeTokenIds(config.get()));
+    RETURN_IF_ERROR(ResolveModel(places, config.get()));
+    RETURN_IF_ERROR(FillDefaults(config.get()));
   }
-  if (!goes_on) RETURN_IF_ERROR(ResolveModel(config.get()));
-  RETURN_IF_ERROR(FillDefaults(config.get()));
-  RETURN_IF_ERROR(ValidateConfig(*config));
+  RETURN_IF_ERROR(CheckConfig(*config, places));
   run.finished = run.start_step >= config->lr_schedule().steps();
-  if (!run.finished) RETURN_IF_ERROR(LookAtData(*config, trained_on, &run));
+  if (!run.finished) RETURN_IF_ERROR(LookAtData(*config, trained_on, places, &run));
   run.config = config;
   return run;
 }

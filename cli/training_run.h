@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/config_places.h"
 #include "cli/run_options.h"
 #include "cluster/base/status.h"
 
@@ -26,10 +27,12 @@ struct TrainingRun {
   std::vector<std::string> train_data;      // DataFeed::TrainFingerprints(); empty when finished
   std::vector<std::string> promises_ended;  // see EndedPromises
   std::vector<std::string> set_aside;       // checkpoints that did not verify, with the reason
+  std::vector<std::string> warnings;        // of keys without effect, one line each
 };
 
-// Where model.from is set: the model's shape, read from there. Errors: WeightSource::Open's.
-Status ResolveModel(proto::Config* config);
+// Where model.from is set: the model's shape, read from there. Errors: WeightSource::Open's, and
+// kInvalidArgument for a key of the model that contradicts it.
+Status ResolveModel(const ConfigPlaces& places, proto::Config* config);
 
 // The configuration with model.from resolved, every default filled in, and checked.
 Result<std::shared_ptr<proto::Config>> LoadFilledConfig(const RunFileOptions& file);
@@ -42,14 +45,5 @@ Result<TrainingRun> PrepareTraining(const RunFileOptions& file, bool fresh, bool
 
 // Writes what a run leaves in its folder from the start: config.yaml, tokenizer.json.
 Status WriteRunFolder(const TrainingRun& run);
-
-// The first key under which two runs differ that may not change between them ("optimizer.lr"), with
-// both values; empty when they agree.
-std::string FirstFixedDifference(const proto::Config& recorded, const proto::Config& wanted);
-
-// Why a run that goes on from this checkpoint as `wanted` need not have the bits that it would have
-// had unchanged: one line a condition, with what was and what is.
-std::vector<std::string> EndedPromises(const proto::Manifest& recorded,
-                                       const proto::Config& wanted);
 
 }  // namespace trireme

@@ -60,8 +60,8 @@ struct MemberInfo {
   int rank;
   int64_t pid;
   std::string host;
-  std::string role;  // worker, spare
-  int place;         // logical rank; -1 for spares
+  std::string role;  // coordinator, worker, spare
+  int place;         // logical rank; -1 for all but workers
   MeshPoint point;
 };
 
@@ -150,6 +150,8 @@ using Effects = std::vector<Effect>;
 // ---- what a run is, to the coordinator ----
 
 struct CoordinatorOptions {
+  std::optional<MemberInfo> coordinator;  // itself, listed before the others
+
   Mesh mesh;                // workers = mesh.size()
   int spares = 0;           // expected besides; more ranks than that are parked too
   uint64_t generation = 1;  // one more than the journal's last

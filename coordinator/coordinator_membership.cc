@@ -104,6 +104,7 @@ void CoordinatorState::StartWith(std::vector<WorkerId> members) {
     return workers_[a].info.rank < workers_[b].info.rank;
   });
   Event event{options_.generation, "start", committed_};
+  if (options_.coordinator) event.members.push_back(*options_.coordinator);
   for (size_t i = 0; i < members.size(); ++i) {
     Worker& worker = workers_[members[i]];
     if (static_cast<int>(i) < options_.mesh.size()) {

@@ -58,6 +58,7 @@ CoordinatorOptions StateOptions(const CoordinatorServerOptions& options, uint64_
   const proto::Config& config = *options.config;
   const proto::LayoutConfig& layout = config.layout();
   CoordinatorOptions state;
+  state.coordinator = MemberInfo{0, getpid(), HostName(), "coordinator", -1, {}};
   state.mesh = Mesh(AxisSize(layout.has_data(), layout.data()),
                     AxisSize(layout.has_tensor(), layout.tensor()),
                     AxisSize(layout.has_pipeline(), layout.pipeline()),

@@ -74,6 +74,16 @@ Status CheckStep(const ObjectStore& store, const std::string& text, int64_t step
 
 }  // namespace
 
+Status CheckStepOf(const std::string& text) {
+  const std::string path = text.starts_with("file://") ? text.substr(7) : text;
+  std::optional<int64_t> step;
+  const size_t at = path.rfind('@');
+  if (at == std::string::npos || Exists(path) || !Exists(path.substr(0, at))) return OkStatus();
+  if (SplitStep(path, &step) != path) return OkStatus();
+  return InvalidArgumentError(
+      StrCat(text, ": expected a step behind the @, as in ", path.substr(0, at), "@50"));
+}
+
 CheckpointLocation LocateCheckpoint(const std::string& text) {
   CheckpointLocation location;
   std::string path = SplitStep(text, &location.step);
@@ -105,6 +115,7 @@ CheckpointLocation LocateCheckpoint(const std::string& text) {
 
 Result<OpenedCheckpoint> OpenCheckpoint(const std::string& text) {
   OpenedCheckpoint opened;
+  RETURN_IF_ERROR(CheckStepOf(text));
   opened.location = LocateCheckpoint(text);
   const std::string& url = opened.location.store_url;
   if (Exists(url) && !IsFolder(url)) {

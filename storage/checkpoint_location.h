@@ -22,6 +22,9 @@ struct CheckpointLocation {
 // config.yaml names), or a step's folder. Touches the file system, opens nothing.
 CheckpointLocation LocateCheckpoint(const std::string& text);
 
+// kInvalidArgument for "STORE@x": a store that exists, and what is no step behind the @.
+Status CheckStepOf(const std::string& text);
+
 // A verified checkpoint and the store that it lives in.
 struct OpenedCheckpoint {
   CheckpointLocation location;

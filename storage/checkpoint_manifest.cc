@@ -118,9 +118,10 @@ Status ManifestFromJson(std::string_view json, const std::string& place,
   const auto parsed = google::protobuf::util::JsonStringToMessage(
       google::protobuf::StringPiece(json.data(), json.size()), manifest, options);
   if (!parsed.ok()) {
-    std::string reason(parsed.message());
-    std::replace(reason.begin(), reason.end(), '\n', ' ');
-    return DataLossError(StrCat(place, ": no manifest: ", reason.substr(0, 200)));
+    // Its first line: then come the piece of text and an arrow below it.
+    const std::string reason(parsed.message());
+    return DataLossError(StrCat(place, ": torn or damaged, not the JSON of a manifest: ",
+                                reason.substr(0, std::min<size_t>(200, reason.find('\n')))));
   }
   if (manifest->format_version() != kManifestFormatVersion) {
     return DataLossError(StrCat(place, ": format_version ", manifest->format_version(),

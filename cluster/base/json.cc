@@ -6,6 +6,19 @@ Json ParseJson(std::string_view text) {
   return Json::parse(text, nullptr, /*allow_exceptions=*/false);
 }
 
+std::string Utf8ProblemOfJson(std::string_view text) {
+  try {
+    (void)Json::parse(text);
+  } catch (const Json::exception& error) {
+    const std::string_view what = error.what();
+    if (what.find("surrogate") != std::string_view::npos) {
+      return "not valid UTF-8: an escape \\uD800 to \\uDFFF that is half of a pair";
+    }
+    if (what.find("ill-formed UTF-8") != std::string_view::npos) return "not valid UTF-8";
+  }
+  return "";
+}
+
 SortedJson ParseSortedJson(std::string_view text) {
   return SortedJson::parse(text, nullptr, /*allow_exceptions=*/false);
 }

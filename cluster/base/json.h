@@ -13,6 +13,9 @@ using SortedJson = nlohmann::json;    // looks keys up faster
 
 // is_discarded() where the text is no JSON.
 Json ParseJson(std::string_view text);
+// Of a text that ParseJson discards, where bytes are to blame: "not valid UTF-8", with a hint at
+// half a surrogate pair; else nothing.
+std::string Utf8ProblemOfJson(std::string_view text);
 SortedJson ParseSortedJson(std::string_view text);
 
 // indent: spaces a level; -1: all on one line. Bytes that are no UTF-8 become U+FFFD.

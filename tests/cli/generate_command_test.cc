@@ -64,5 +64,28 @@ TEST_F(Stories260kTest, TheStoryIsTwoHundredTokens) {
   EXPECT_THAT(decoded.out, testing::EndsWith(record_)) << "BOS has a text of its own";
 }
 
+// The space that this tokenizer puts before a document is none of its bytes.
+TEST_F(Stories260kTest, PerplexityCountsTheBytesThatWereRead) {
+  place_.Write("two.jsonl", "{\"text\": \"Once upon\"}\n{\"text\": \" a time.\"}\n");
+  const std::string eval =
+      "eval --model " + (folder_ / "stories260K.bin").string() + " --bos --json ";
+  const Outcome text = place_.Run(eval + TokenizerOption() + " --task perplexity=two.jsonl");
+  ASSERT_EQ(text.exit_code, 0) << text.err;
+  EXPECT_EQ(Json::parse(text.out)["bytes"], 9 + 8);
+  ASSERT_EQ(place_.Run("pack two.jsonl --out two" + TokenizerOption()).exit_code, 0);
+  // Without a tokenizer the model itself knows its BOS.
+  std::filesystem::remove(place_.Path("two.json"));
+  std::filesystem::remove(place_.Path("two.tokenizer.json"));
+  const auto tokens = [&](const std::string& options) {
+    const Outcome outcome = place_.Run(eval + "--task perplexity=two" + options);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    return Json::parse(outcome.out);
+  };
+  const Json with = tokens(TokenizerOption()), without = tokens("");
+  EXPECT_EQ(without["nll_sum"], with["nll_sum"]);
+  EXPECT_EQ(with["bytes"], 9 + 8);
+  EXPECT_TRUE(without["bytes"].is_null());
+}
+
 }  // namespace
 }  // namespace trireme

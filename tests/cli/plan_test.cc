@@ -1,6 +1,7 @@
 // trireme plan, as users run it.
 #include <gmock/gmock.h>
 
+#include <chrono>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -75,6 +76,32 @@ TEST_F(PlanTest, ImpossibleLayoutsAreOneLine) {
   refused("--set layout.tensor=3", "layout.tensor: 3: expected a divisor");
   refused("--set layout.pipeline_schedule=zigzag", "layout.pipeline_schedule: zigzag");
   refused("--memory-gib 0.001", "a worker needs");
+}
+
+TEST_F(PlanTest, WhatDoesNotFitIsToldWithoutMeasuring) {
+  const Outcome outcome = place_.Run("plan run.yaml --json --memory-gib 0.001");
+  EXPECT_EQ(outcome.exit_code, 2);
+  const json plan = json::parse(outcome.out);
+  EXPECT_FALSE(plan["fits"]);
+  EXPECT_TRUE(plan["step_seconds"].is_null());
+  EXPECT_TRUE(plan["tokens_per_second"].is_null());
+  EXPECT_GT(plan["memory_bytes_max"], 0);
+  EXPECT_THAT(place_.Run("plan run.yaml --workers 8 --memory-gib 0.001").out,
+              HasSubstr("other layouts of 8 workers"));
+}
+
+// Products as large as this model's own would take minutes.
+TEST_F(PlanTest, LargeModelsAreMeasuredInSeconds) {
+  const auto start = std::chrono::steady_clock::now();
+  const Outcome outcome = place_.Run(
+      "plan run.yaml --memory-gib 100000 --set model= --set model.family=llama --set "
+      "model.hidden_size=8192 --set model.intermediate_size=28672 --set "
+      "model.num_attention_heads=64 --set model.vocab_size=128256 --set "
+      "data.sequence_length=2048 --set layout.data=1 --set layout.tensor=1");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(outcome.err, "trireme plan: measuring matrix products of the model's sizes here\n");
+  EXPECT_THAT(outcome.out, HasSubstr(" GFLOP/s a worker"));
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(60));
 }
 
 constexpr char kMachine[] = R"(name: a test's machine

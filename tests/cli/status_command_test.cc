@@ -49,9 +49,10 @@ TEST_F(StatusCommandTest, AFinishedRunIsDone) {
   EXPECT_EQ(status["metrics"]["step"], 4);
   EXPECT_EQ(status["validation"], metrics.back());
   EXPECT_EQ(status["validation"]["step"], 4);
-  ASSERT_EQ(status["members"].size(), 1u);
-  EXPECT_EQ(status["members"][0]["role"], "worker");
-  EXPECT_EQ(status["members"][0]["place"]["data"], 0);
+  ASSERT_EQ(status["members"].size(), 2u);
+  EXPECT_EQ(status["members"][0]["role"], "coordinator");
+  EXPECT_EQ(status["members"][1]["role"], "worker");
+  EXPECT_EQ(status["members"][1]["place"]["data"], 0);
   const std::vector<Json> events = JsonLines("run/events.jsonl");
   EXPECT_EQ(status["events"], Json(events));
   EXPECT_EQ(events.back()["kind"], "stop");
@@ -63,7 +64,7 @@ TEST_F(StatusCommandTest, SoManyEventsAreShownAsAreAskedFor) {
   EXPECT_EQ(Json::parse(Status("--json --events 2"))["events"],
             Json({events[events.size() - 2], events.back()}));
   EXPECT_EQ(Json::parse(Status("--json --events 0"))["events"], Json::array());
-  EXPECT_EQ(Json::parse(Status("--json --events 0"))["members"].size(), 1u);
+  EXPECT_EQ(Json::parse(Status("--json --events 0"))["members"].size(), 2u);
 }
 
 TEST_F(StatusCommandTest, PeopleReadLines) {

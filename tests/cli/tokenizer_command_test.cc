@@ -99,8 +99,7 @@ TEST_F(TokenizerCommandTest, JsonlHoldsDocumentsWithLineBreaks) {
 }
 
 TEST_F(TokenizerCommandTest, ALineThatIsNoneIsNamed) {
-  for (const char* line : {"{\"text\": 3}", "[]", "{\"text\": \"a\"", "", "text",
-                           "{\"text\": \"\xFF\"}", "{\"ids\": [1]}"}) {
+  for (const char* line : {"{\"text\": 3}", "[]", "{\"text\": \"a\"", "text", "{\"ids\": [1]}"}) {
     const Outcome outcome = Try("encode --jsonl", "{\"text\": \"a\"}\n" + std::string(line) + "\n");
     ExpectRefused(outcome, 3, "stdin:2: expected {\"text\": \"...\"}");
     EXPECT_EQ(Lines(outcome.out), 1) << "what came before is there";
@@ -109,7 +108,7 @@ TEST_F(TokenizerCommandTest, ALineThatIsNoneIsNamed) {
        {std::pair("1 x", "expected token ids separated by spaces, got \"x\""),
         {"1.5", "expected token ids separated by spaces, got \"1.5\""},
         {"1,2", "expected token ids separated by spaces, got \"1,2\""},
-        {"99999999999", "expected token ids separated by spaces, got \"99999999999\""},
+        {"99999999999", "id 99999999999: expected 0 to 2147483647"},
         {"280", "id 280 is no token of this vocabulary of 280"},
         {"-1", "id -1 is no token of this vocabulary of 280"}}) {
     ExpectRefused(Try("decode", "1\n" + std::string(line)), 3, "stdin:2: " + std::string(message));

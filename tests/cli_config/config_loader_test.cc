@@ -149,6 +149,114 @@ TEST(ConfigLoaderTest, AStoreInsideTheRunMovesWithIt) {
   EXPECT_EQ(Load(outside, {"run.dir=runs/new"}).checkpoint().store(), "runs/demo2");
 }
 
+// To repeat a run elsewhere its own config.yaml is enough, wherever its store is.
+TEST(ConfigLoaderTest, AStoreOfARunsOwnConfigIsNotThatOfAnother) {
+  const std::string yaml = std::string(kRun) + "checkpoint: {store: stores/one}\n";
+  const auto store = [&](const std::string& name, const std::vector<std::string>& overrides) {
+    const auto config = ParseConfig(yaml, name, overrides);
+    EXPECT_TRUE(config.ok()) << config.status().message();
+    return config.value()->checkpoint().store();
+  };
+  EXPECT_EQ(store("runs/demo/config.yaml", {}), "stores/one");
+  EXPECT_EQ(store("runs/demo/config.yaml", {"run.dir=runs/demo"}), "stores/one");
+  EXPECT_EQ(store("runs/demo/config.yaml", {"run.dir=runs/new"}), "");
+  EXPECT_EQ(store("./runs/demo/config.yaml", {"run.dir=runs/new"}), "");
+  EXPECT_EQ(store("runs/demo/config.yaml", {"run.dir=runs/new", "checkpoint.store=stores/one"}),
+            "stores/one");
+  EXPECT_EQ(store("/home/me/runs/demo/config.yaml", {"run.dir=runs/new"}), "");
+  EXPECT_EQ(store("run.yaml", {"run.dir=runs/new"}), "stores/one") << "a user's own file";
+  EXPECT_EQ(store("other/config.yaml", {"run.dir=runs/new"}), "stores/one");
+}
+
+TEST(ConfigPlacesTest, FoldersAreComparedAsTheyAreWritten) {
+  for (const auto& [a, b] : {std::pair{"runs/a", "runs/a/"},
+                             {"./runs/a", "runs/a"},
+                             {"/home/me/runs/a", "runs/a"},
+                             {"runs/a", "file:///home/me/runs/a"},
+                             {"s3://bucket/a", "s3://bucket/a"}}) {
+    EXPECT_TRUE(CanBeSameFolder(a, b) && CanBeSameFolder(b, a)) << a << " " << b;
+  }
+  for (const auto& [a, b] : {std::pair{"runs/a", "runs/b"},
+                             {"/home/me/runs/a", "uns/a"},
+                             {"/home/me/runs/a", "/home/you/runs/a"},
+                             {"s3://bucket/a", "bucket/a"}}) {
+    EXPECT_FALSE(CanBeSameFolder(a, b) || CanBeSameFolder(b, a)) << a << " " << b;
+  }
+  EXPECT_EQ(RestInFolder("file:///runs/a/checkpoints", "/runs/a"), "/checkpoints");
+  EXPECT_EQ(RestInFolder("runs/a/checkpoints", "runs/a/"), "/checkpoints");
+  EXPECT_EQ(RestInFolder("runs/a", "runs/a"), "");
+  EXPECT_EQ(RestInFolder("runs/ab", "runs/a"), std::nullopt);
+  EXPECT_EQ(RestInFolder("runs/a", ""), std::nullopt);
+}
+
+TEST(ConfigLoaderTest, MessagesCallAKeyAsItWasWritten) {
+  const std::string gpt2 = "model:\n  model_type: gpt2\n  n_embd: 64\n  n_head: 4\n";
+  const struct {
+    const char* from;
+    const char* to;
+    const char* message;
+  } cases[] = {
+      {"n_head: 4", "n_head: 7",
+       "run.yaml:4: model.n_head: 7: expected a divisor of hidden_size (64)"},
+      {"n_embd: 64", "n_embd: wide", "run.yaml:3: model.n_embd: wide: expected a whole number"},
+      {"n_embd: 64", "n_embd:", "run.yaml:3: model.n_embd: nothing: expected a whole number"},
+      {"n_embd: 64", "n_embd: 64\n  hidden_size: 64",
+       "run.yaml:4: model.hidden_size: 64: expected each key once"},
+      {"gpt2", "gtp2", "run.yaml:2: model.model_type: gtp2: expected one of gpt2, llama"},
+      {"gpt2", "qwen3", "run.yaml:2: model.model_type: qwen3: not built yet"},
+      {"n_head: 4", "n_head: 4\n  activation_function: relu",
+       "run.yaml:5: model.activation_function: relu: not built yet"},
+      {"gpt2\n  n_embd: 64\n  n_head: 4", "llama\n  rope_parameters: {type: yarn, factor: 2}",
+       "run.yaml:3: model.rope_parameters.type: yarn: not built yet"},
+      {"gpt2\n  n_embd: 64\n  n_head: 4", "llama\n  rope_parameters: {rope_theta: -1}",
+       "run.yaml:3: model.rope_parameters.rope_theta: -1: expected a number above 0"},
+  };
+  for (const auto& c : cases) {
+    std::string yaml = gpt2;
+    yaml.replace(yaml.find(c.from), std::string(c.from).size(), c.to);
+    EXPECT_THAT(LoadError(yaml).message(), HasSubstr(c.message));
+  }
+  EXPECT_THAT(LoadError(gpt2, {"model.n_layer=0"}).message(),
+              HasSubstr("--set model.n_layer=0: model.n_layer: 0: expected a whole number"));
+}
+
+TEST(ConfigLoaderTest, DropoutIsWarnedOf) {
+  const std::string yaml =
+      "model:\n  family: gpt2\n  resid_pdrop: 0.1\n  embd_pdrop: 0.0\n  attn_pdrop: 0\n"
+      "  hidden_dropout: 0.2\n";
+  const auto warnings = [&](const std::vector<std::string>& overrides) {
+    ConfigPlaces places;
+    const auto config = ParseConfig(yaml, "run.yaml", overrides, &places);
+    EXPECT_TRUE(config.ok()) << config.status().message();
+    return places.Warnings();
+  };
+  EXPECT_THAT(warnings({}),
+              testing::ElementsAre("run.yaml:6: model.hidden_dropout: 0.2: dropout is not built "
+                                   "yet; the run trains without it",
+                                   "run.yaml:3: model.resid_pdrop: 0.1: dropout is not built yet; "
+                                   "the run trains without it"));
+  EXPECT_THAT(
+      warnings({"model.resid_pdrop=0", "model.hidden_dropout=0.0", "model.attention_dropout=0.5"}),
+      testing::ElementsAre("--set model.attention_dropout=0.5: model.attention_dropout: "
+                           "0.5: dropout is not built yet; the run trains without it"));
+}
+
+TEST(ConfigLoaderTest, PlacesAreThoseOfTheKeyOrOfWhatIsAroundIt) {
+  ConfigPlaces places;
+  ASSERT_TRUE(ParseConfig(kRun, "run.yaml", {"optimizer.lr=0.1"}, &places).ok());
+  EXPECT_EQ(places.PlaceOf("model.vocab_size"), "run.yaml:4");
+  EXPECT_EQ(places.PlaceOf("model.head_dim"), "run.yaml:2");
+  EXPECT_EQ(places.PlaceOf("data.train[0].weight"), "run.yaml:11");
+  EXPECT_EQ(places.PlaceOf("optimizer.lr"), "--set optimizer.lr=0.1");
+  EXPECT_EQ(places.PlaceOf("checkpoint.store"), "run.yaml");
+}
+
+TEST(ConfigLoaderTest, ASecondDocumentIsRefused) {
+  EXPECT_EQ(LoadError(std::string(kRun) + "---\noptimizer: {lr: 3}\n").message(),
+            "run.yaml:18: a second YAML document: expected one");
+  EXPECT_TRUE(ParseConfig("---\n" + std::string(kRun), "run.yaml", {}).ok());
+}
+
 TEST(ConfigLoaderTest, KeysOfHuggingFaceAreUnderstood) {
   proto::Config config = Load(R"(model:
   model_type: gpt2
@@ -250,8 +358,7 @@ TEST(ConfigLoaderTest, ContradictionsAreNamed) {
       {"layout.pipeline=5", "layout.pipeline: 5: expected at most model.num_hidden_layers (4)"},
       {"data.sequence_length=4096",
        "data.sequence_length: 4096: expected at most model.max_position_embeddings (2048)"},
-      {"lr_schedule.warmup_steps=201",
-       "lr_schedule.warmup_steps: 201: expected at most lr_schedule.steps (200)"},
+      {"run.dir=file://demo", "run.dir: file://demo: expected a path or file:///absolute/path"},
       {"lr_schedule.gamma=0.5",
        "lr_schedule.gamma: set: expected this key only with lr_schedule.name step, not cosine"},
       {"lr_schedule.name=cosin", "lr_schedule.name: cosin: expected one of constant"},
@@ -293,6 +400,15 @@ TEST(ConfigLoaderTest, NamesThatComeLaterAreNotBuiltYet) {
     EXPECT_EQ(ExitCode(status), 2);
     EXPECT_THAT(status.message(),
                 testing::AnyOf(HasSubstr("not built yet"), HasSubstr("not in this build")));
+  }
+}
+
+// Such a run is one that ends early, or whose steps were lowered.
+TEST(ConfigLoaderTest, WarmUpAndDecayMayLieBeyondTheLastStep) {
+  for (const std::string& text : {std::string("lr_schedule={name: wsd, decay_start: 300}"),
+                                  std::string("lr_schedule.warmup_steps=201"),
+                                  std::string("lr_schedule={name: wsd, warmup_steps: 500}")}) {
+    EXPECT_TRUE(LoadError(kRun, {text}).ok()) << LoadError(kRun, {text}).message();
   }
 }
 

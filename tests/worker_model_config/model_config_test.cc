@@ -120,13 +120,29 @@ TEST(ModelConfigTest, FromRefusesKeysThatContradictTheModel) {
   proto::ModelConfig config;
   config.set_from("somewhere");
   config.set_hidden_size(768);
-  ASSERT_TRUE(ResolveModelFrom(loaded, &config).ok());
+  ASSERT_FALSE(ResolveModelFrom(loaded, &config));
   EXPECT_EQ(config.num_hidden_layers(), 12);
   EXPECT_EQ(config.from(), "somewhere");
   config.Clear();
   config.set_from("somewhere");
   config.set_hidden_size(512);
-  EXPECT_THAT(ResolveModelFrom(loaded, &config).message(), HasSubstr("model.hidden_size"));
+  EXPECT_EQ(ResolveModelFrom(loaded, &config)->ToString(),
+            "hidden_size: 512: expected 768, as in model.from, or no such key");
+  config.Clear();
+  config.set_family("llama");
+  EXPECT_EQ(ResolveModelFrom(loaded, &config)->ToString(),
+            "family: llama: expected gpt2, as in model.from, or no such key");
+}
+
+TEST(HuggingFaceConfigTest, ErrorsCallAKeyAsTheFileDoes) {
+  EXPECT_EQ(ParseHuggingFaceConfig(R"({"model_type": "gpt2", "n_embd": 64, "n_head": 7})", "hf")
+                .status()
+                .message(),
+            "hf: n_head: 7: expected a divisor of hidden_size (64)");
+  EXPECT_THAT(ParseHuggingFaceConfig(R"({"model_type": "qwen3"})", "hf").status().message(),
+              testing::StartsWith("hf: model_type: qwen3: not built yet"));
+  EXPECT_THAT(ParseHuggingFaceConfig(R"({"model_type": "lama"})", "hf").status().message(),
+              testing::StartsWith("hf: model_type: lama: expected one of"));
 }
 
 TEST(HuggingFaceConfigTest, ReadsBothFormsOfRotaryParameters) {
@@ -163,7 +179,8 @@ TEST(HuggingFaceConfigTest, BadFilesAreRefusedWithOneLine) {
       {"[]", StatusCode::kDataLoss, "c.json: expected a JSON object"},
       {"{}", StatusCode::kDataLoss, "c.json: model_type: expected the name of a family"},
       {R"({"model_type": "qwen2"})", StatusCode::kNotBuilt, "qwen2: not built yet"},
-      {R"({"model_type": "abc"})", StatusCode::kInvalidArgument, "family: abc: expected one of"},
+      {R"({"model_type": "abc"})", StatusCode::kInvalidArgument,
+       "model_type: abc: expected one of"},
       {R"({"model_type": "gpt2", "n_embd": "x"})", StatusCode::kDataLoss,
        "c.json: n_embd: \"x\": expected a whole number"},
       {R"({"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": true})", StatusCode::kNotBuilt,

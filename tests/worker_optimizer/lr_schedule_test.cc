@@ -114,6 +114,17 @@ TEST(LrScheduleTest, StepsPastTheEndKeepTheLastRate) {
   EXPECT_DOUBLE_EQ(Make(Config("linear", 5, 5, 0.1), 1.0).At(6), 0.1);
 }
 
+TEST(LrScheduleTest, AWarmUpMayBeLongerThanTheRun) {
+  for (const char* name : {"constant", "linear", "cosine", "cosine_restarts", "inverse_sqrt", "wsd",
+                           "step", "polynomial"}) {
+    const LrSchedule schedule = Make(Config(name, 8, 4, 0.1), 2.0);
+    for (int64_t step = 1; step <= 4; ++step) {
+      EXPECT_DOUBLE_EQ(schedule.At(step), 0.25 * static_cast<double>(step)) << name;
+    }
+    EXPECT_TRUE(std::isfinite(schedule.At(9))) << name;
+  }
+}
+
 TEST(LrScheduleTest, BadKeysAreNamed) {
   proto::OptimizerConfig optimizer;
   optimizer.set_lr(1e-3);
@@ -126,12 +137,12 @@ TEST(LrScheduleTest, BadKeysAreNamed) {
             "lr_schedule.name: cosin, expected constant, linear, cosine, cosine_restarts, "
             "inverse_sqrt, wsd, step or polynomial");
   EXPECT_EQ(message(Config("cosine", 1, 0, 0)), "lr_schedule.steps: 0, expected at least 1");
-  EXPECT_EQ(message(Config("cosine", 11, 10, 0)),
-            "lr_schedule.warmup_steps: 11, expected 0 to lr_schedule.steps");
+  EXPECT_EQ(message(Config("cosine", -1, 10, 0)),
+            "lr_schedule.warmup_steps: -1, expected at least 0");
   EXPECT_EQ(message(Config("cosine", 1, 10, 2)), "lr_schedule.final_lr_ratio: 2, expected 0 to 1");
   auto wsd = Config("wsd", 5, 10, 0);
   wsd.set_decay_start(3);
-  EXPECT_EQ(message(wsd), "lr_schedule.decay_start: 3, expected warmup_steps to steps");
+  EXPECT_EQ(message(wsd), "lr_schedule.decay_start: 3, expected at least warmup_steps");
   auto step = Config("step", 5, 10, 0);
   step.set_step_size(0);
   EXPECT_EQ(message(step), "lr_schedule.step_size: 0, expected at least 1");

@@ -30,6 +30,7 @@ class ByteTokenizer : public Tokenizer {
   std::optional<int32_t> end_of_text() const override { return end_; }
   std::optional<int32_t> bos() const override { return std::nullopt; }
   bool adds_bos() const override { return false; }
+  bool adds_prefix_space() const override { return false; }
   std::string hash() const override { return "byte-hash"; }
   std::string Describe() const override { return "bytes"; }
   Status Save(const std::string& path) const override {

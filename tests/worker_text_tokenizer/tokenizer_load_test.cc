@@ -217,6 +217,14 @@ TEST_F(TokenizerLoadTest, RefusesWhatIsNotThereOrNotBuilt) {
   EXPECT_EQ(Tokenizer::Load(folder_.path()).status().code(), StatusCode::kDataLoss);
   ExpectRefused("tokenizer.model", "\x0a\x0e\x0a", StatusCode::kNotBuilt, "SentencePiece");
   ExpectRefused("vocab.txt", "[PAD]\n[UNK]\n", StatusCode::kNotBuilt, "WordPiece");
+  const std::string gguf = "GGUF\3";
+  ExpectRefused("weights.gguf", gguf, StatusCode::kNotBuilt, "GGUF files are not built yet");
+  ExpectRefused("weights", gguf, StatusCode::kNotBuilt, "GGUF files are not built yet");
+  std::filesystem::create_directory(folder_ / "folder");
+  WriteAll(folder_ / "folder/tokenizer.gguf", gguf);
+  const Status of_folder = Tokenizer::Load(folder_ / "folder").status();
+  EXPECT_EQ(of_folder.code(), StatusCode::kNotBuilt);
+  EXPECT_NE(of_folder.message().find("tokenizer.gguf: "), std::string::npos);
   ExpectRefused("what", "text", StatusCode::kDataLoss, "not a tokenizer");
   ExpectRefused("empty.json", "", StatusCode::kDataLoss, "expected a json object");
 }

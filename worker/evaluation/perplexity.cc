@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <vector>
 
 #include "worker/kernels/cross_entropy.h"
@@ -10,6 +11,32 @@ namespace trireme {
 namespace {
 
 constexpr int64_t kTokensPerBatch = 2048;
+
+// Counts the bytes of a text whose tokens come one after the other.
+class TextBytes {
+ public:
+  explicit TextBytes(const Tokenizer* tokenizer) : tokenizer_(tokenizer) {}
+
+  // `counts`: false for a token that only comes before those whose bytes are wanted.
+  void Add(int32_t id, bool counts) {
+    // What separates documents is predicted, and is no text.
+    const bool separates = id == tokenizer_->end_of_text() || id == tokenizer_->bos();
+    if (!separates && counts) {
+      const std::string text = tokenizer_->TokenBytes(id);
+      // The encoder's own space before a document is no text either.
+      const bool invented =
+          begins_document_ && tokenizer_->adds_prefix_space() && text.starts_with(' ');
+      bytes_ += static_cast<int64_t>(text.size()) - (invented ? 1 : 0);
+    }
+    begins_document_ = separates;
+  }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  const Tokenizer* tokenizer_;
+  bool begins_document_ = true;
+  int64_t bytes_ = 0;
+};
 
 }  // namespace
 
@@ -34,7 +61,8 @@ Result<PerplexityResult> EvaluatePerplexity(LanguageModel* model, const TokenStr
   const int64_t rows = std::clamp<int64_t>(kTokensPerBatch / length, 1, windows);
 
   PerplexityResult result;
-  if (tokenizer != nullptr) result.bytes = 0;
+  std::optional<TextBytes> bytes;
+  if (tokenizer != nullptr) bytes.emplace(tokenizer);
   std::vector<int32_t> window(length + 1), ids, labels;
   for (int64_t first = 0; first < windows; first += rows) {
     ids.assign(rows * length, 0);
@@ -54,20 +82,19 @@ Result<PerplexityResult> EvaluatePerplexity(LanguageModel* model, const TokenStr
         return DataLossError(StrCat("token ", begin + i, " is ", window[i],
                                     ", but the model's vocabulary has ", vocab));
       }
+      // The stream's first token is seen, and predicted only behind a BOS.
+      if (bytes && begin == 0 && !options.bos) bytes->Add(window[0], false);
       for (int64_t i = 0; i < count; ++i) {
         ids[row * length + i] = window[i];
         labels[row * length + i] = window[i + 1];
-        // What separates documents is predicted, and is no text.
-        const int32_t id = window[i + 1];
-        if (tokenizer != nullptr && id != tokenizer->end_of_text() && id != tokenizer->bos()) {
-          *result.bytes += static_cast<int64_t>(tokenizer->TokenBytes(id).size());
-        }
+        if (bytes) bytes->Add(window[i + 1], true);
       }
       result.tokens += count;
     }
     for (float loss : model->TokenLosses(rows, length, ids, labels)) result.nll_sum += loss;
     if (options.progress) options.progress(std::min(windows, first + rows), windows);
   }
+  if (bytes) result.bytes = bytes->bytes();
   return result;
 }
 

@@ -26,9 +26,11 @@ struct PerplexityOptions {
 };
 
 struct PerplexityResult {
-  double nll_sum = 0;            // natural logarithm
-  int64_t tokens = 0;            // predicted
-  std::optional<int64_t> bytes;  // of the predicted text, less separators of documents
+  double nll_sum = 0;  // natural logarithm
+  int64_t tokens = 0;  // predicted
+  // Of the predicted text, less separators of documents and spaces that the encoder put before
+  // them.
+  std::optional<int64_t> bytes;
   double Perplexity() const;
   std::optional<double> BitsPerByte() const;
 };

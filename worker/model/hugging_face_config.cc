@@ -43,14 +43,21 @@ constexpr Feature kFeatures[] = {
     {"num_local_experts", "null"},
 };
 
-// Keys that leave the numbers as they are. Dropout is among them: it acts in training only, and
-// training here has none.
+// Dropout acts in training only, and training here has none.
+constexpr std::string_view kDropout[] = {"activation_dropout",
+                                         "attention_dropout",
+                                         "attention_probs_dropout_prob",
+                                         "attn_pdrop",
+                                         "dropout",
+                                         "embd_pdrop",
+                                         "hidden_dropout",
+                                         "hidden_dropout_prob",
+                                         "resid_pdrop"};
+
+// Keys that leave the numbers as they are.
 constexpr std::string_view kHarmless[] = {"architectures",
-                                          "attention_dropout",
-                                          "attn_pdrop",
                                           "auto_map",
                                           "dtype",
-                                          "embd_pdrop",
                                           "gradient_checkpointing",
                                           "id2label",
                                           "label2id",
@@ -58,7 +65,6 @@ constexpr std::string_view kHarmless[] = {"architectures",
                                           "pretraining_tp",
                                           "problem_type",
                                           "reorder_and_upcast_attn",
-                                          "resid_pdrop",
                                           "return_dict",
                                           "summary_activation",
                                           "summary_first_dropout",
@@ -75,6 +81,11 @@ constexpr std::string_view kHarmless[] = {"architectures",
                                           "chunk_size_feed_forward",
                                           "_attn_implementation",
                                           "is_decoder"};
+
+template <size_t n>
+bool IsAmong(const std::string_view (&names)[n], std::string_view name) {
+  return std::find(std::begin(names), std::end(names), name) != std::end(names);
+}
 
 bool HasWord(std::string_view words, std::string_view word) {
   for (size_t at = 0; at <= words.size();) {
@@ -196,9 +207,11 @@ std::optional<ConfigProblem> CheckForeignModelKey(std::string_view key,
     if (HasWord(feature.built, value_json) || value_json == "null") return std::nullopt;
     return ConfigProblem{std::string(key), value_json, "not built yet", feature.code};
   }
-  *known = std::find(std::begin(kHarmless), std::end(kHarmless), key) != std::end(kHarmless);
+  *known = IsAmong(kHarmless, key) || IsDropoutKey(key);
   return std::nullopt;
 }
+
+bool IsDropoutKey(std::string_view key) { return IsAmong(kDropout, key); }
 
 Result<proto::ModelConfig> ParseHuggingFaceConfig(std::string_view json, const std::string& path) {
   const Json root = ParseJson(json);
@@ -212,7 +225,10 @@ Result<proto::ModelConfig> ParseHuggingFaceConfig(std::string_view json, const s
   config.set_family(root["model_type"].get<std::string>());
   const auto& built = BuiltModelFamilies();
   if (std::find(built.begin(), built.end(), config.family()) == built.end()) {
-    return FillModelDefaults(&config).WithContext(path);
+    const Status status = FillModelDefaults(&config);
+    std::string message = status.message();
+    if (message.starts_with("family: ")) message.replace(0, 6, "model_type");
+    return Status(status.code(), message).WithContext(path);
   }
   for (const auto& [key, value] : root.items()) {
     if (const auto problem = SetKey(key, value, &config)) return ToStatus(path, *problem);
@@ -225,7 +241,14 @@ Result<proto::ModelConfig> ParseHuggingFaceConfig(std::string_view json, const s
     config.clear_rope_scaling();
   }
   RETURN_IF_ERROR(FillModelDefaults(&config).WithContext(path));
-  if (const auto problem = FindModelProblem(config)) return ToStatus(path, *problem);
+  if (auto problem = FindModelProblem(config)) {
+    for (const auto& [key, value] : root.items()) {  // by the name that it has in the file
+      if (CanonicalModelKey(key) != problem->key) continue;
+      problem->key = key;
+      break;
+    }
+    return ToStatus(path, *problem);
+  }
   return config;
 }
 

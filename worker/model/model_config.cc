@@ -1,5 +1,8 @@
 #include "worker/model/model_config.h"
 
+#include <google/protobuf/descriptor.h>
+#include <google/protobuf/text_format.h>
+
 #include <algorithm>
 #include <array>
 
@@ -297,29 +300,38 @@ std::optional<ConfigProblem> FindModelProblem(const proto::ModelConfig& c) {
   return is_llama ? FindRopeProblem(c) : std::nullopt;
 }
 
-Status ResolveModelFrom(const proto::ModelConfig& loaded, proto::ModelConfig* config) {
+namespace {
+
+// As a user would write it in a run's YAML.
+std::string FieldText(const proto::ModelConfig& config,
+                      const google::protobuf::FieldDescriptor* field) {
+  if (!config.GetReflection()->HasField(config, field)) return "not set";
+  if (field->cpp_type() == field->CPPTYPE_STRING) {
+    return config.GetReflection()->GetString(config, field);
+  }
+  std::string text;
+  google::protobuf::TextFormat::Printer printer;
+  printer.SetSingleLineMode(true);
+  printer.PrintFieldValueToString(config, field, -1, &text);
+  return field->cpp_type() == field->CPPTYPE_MESSAGE ? "{" + text + "}" : text;
+}
+
+}  // namespace
+
+std::optional<ConfigProblem> ResolveModelFrom(const proto::ModelConfig& loaded,
+                                              proto::ModelConfig* config) {
   const auto* descriptor = config->GetDescriptor();
-  const auto* reflection = config->GetReflection();
   for (int i = 0; i < descriptor->field_count(); ++i) {
     const auto* field = descriptor->field(i);
-    if (field->name() == "from" || !reflection->HasField(*config, field)) continue;
-    proto::ModelConfig ours, theirs;
-    ours.CopyFrom(*config);
-    theirs.CopyFrom(loaded);
-    for (int j = 0; j < descriptor->field_count(); ++j) {
-      if (j == i) continue;
-      ours.GetReflection()->ClearField(&ours, descriptor->field(j));
-      theirs.GetReflection()->ClearField(&theirs, descriptor->field(j));
-    }
-    if (ours.SerializeAsString() == theirs.SerializeAsString()) continue;
-    return InvalidArgumentError(StrCat("model.", field->name(), ": ", ours.ShortDebugString(),
-                                       " contradicts the model of model.from (",
-                                       theirs.ShortDebugString(), "); leave the key out"));
+    if (field->name() == "from" || !config->GetReflection()->HasField(*config, field)) continue;
+    const std::string ours = FieldText(*config, field), theirs = FieldText(loaded, field);
+    if (ours == theirs) continue;
+    return Problem(field->name(), ours, StrCat(theirs, ", as in model.from, or no such key"));
   }
   const std::string from = config->from();
   *config = loaded;
   config->set_from(from);
-  return OkStatus();
+  return std::nullopt;
 }
 
 int64_t NonEmbeddingParameterCount(const proto::ModelConfig& c) {

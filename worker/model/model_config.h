@@ -42,6 +42,9 @@ std::string_view CanonicalModelKey(std::string_view key);
 std::optional<ConfigProblem> CheckForeignModelKey(std::string_view key,
                                                   const std::string& value_json, bool* known);
 
+// Keys of transformers that switch dropout on in training.
+bool IsDropoutKey(std::string_view key);
+
 // Fills every unset field: first from `preset`, then the family's defaults in transformers.
 // Afterwards every field that the family has is set; token ids are -1 where there is none (also
 // when the family's default does not fit the vocabulary). GPT-2 gets num_key_value_heads, head_dim
@@ -60,8 +63,9 @@ std::optional<ConfigProblem> FindModelProblem(const proto::ModelConfig& config);
 std::optional<ConfigProblem> FindForeignField(const proto::ModelConfig& config);
 
 // `config` names a model in `from` and may repeat keys of it; `loaded` is that model's, filled in.
-// Afterwards `config` is `loaded` with `from` kept. kInvalidArgument when a repeated key differs.
-Status ResolveModelFrom(const proto::ModelConfig& loaded, proto::ModelConfig* config);
+// Afterwards `config` is `loaded` with `from` kept; nothing is done when a repeated key differs.
+std::optional<ConfigProblem> ResolveModelFrom(const proto::ModelConfig& loaded,
+                                              proto::ModelConfig* config);
 
 // config.json of transformers 4 or 5, filled in and checked. `path` is for messages only.
 // Errors: kDataLoss (not JSON, a wrong type, a shape that cannot be), kNotBuilt (a family or a

@@ -57,6 +57,7 @@ Result<std::unique_ptr<OpenedWeights>> OpenAny(const std::string& model) {
   std::error_code ignored;
   if (fs::is_regular_file(path, ignored)) return OpenFile(path);
   if (fs::exists(fs::path(path) / "config.json", ignored)) return OpenHuggingFaceWeights(path);
+  RETURN_IF_ERROR(CheckStepOf(model));
   const CheckpointLocation location = LocateCheckpoint(model);
   if (!location.step && location.run_dir.empty()) {
     if (!fs::exists(path, ignored)) {

@@ -51,14 +51,14 @@ Result<LrSchedule> LrSchedule::Create(const proto::OptimizerConfig& optimizer,
     return Wrong("optimizer.lr", StrCat(s.peak_), "a number of at least 0");
   }
   if (s.steps_ < 1) return Wrong("lr_schedule.steps", StrCat(s.steps_), "at least 1");
-  if (s.warmup_ < 0 || s.warmup_ > s.steps_) {
-    return Wrong("lr_schedule.warmup_steps", StrCat(s.warmup_), "0 to lr_schedule.steps");
+  if (s.warmup_ < 0) {
+    return Wrong("lr_schedule.warmup_steps", StrCat(s.warmup_), "at least 0");
   }
   if (!(s.final_ratio_ >= 0 && s.final_ratio_ <= 1)) {
     return Wrong("lr_schedule.final_lr_ratio", StrCat(s.final_ratio_), "0 to 1");
   }
-  if (s.decay_start_ < s.warmup_ || s.decay_start_ > s.steps_) {
-    return Wrong("lr_schedule.decay_start", StrCat(s.decay_start_), "warmup_steps to steps");
+  if (s.decay_start_ < s.warmup_) {
+    return Wrong("lr_schedule.decay_start", StrCat(s.decay_start_), "at least warmup_steps");
   }
   if (s.step_size_ < 1) return Wrong("lr_schedule.step_size", StrCat(s.step_size_), "at least 1");
   if (s.restart_period_ < 1) {

@@ -15,7 +15,7 @@ class LrScheduleConfig;
 
 // lr of the step with S = step - 1 (steps count from 1). S < warmup_steps: peak (S + 1) /
 // warmup_steps; then constant, linear, cosine, cosine_restarts, inverse_sqrt, wsd, step or
-// polynomial.
+// polynomial. A warm-up or a decay_start beyond the last step is never reached.
 class LrSchedule {
  public:
   static Result<LrSchedule> Create(const proto::OptimizerConfig& optimizer,

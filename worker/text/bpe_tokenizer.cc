@@ -87,6 +87,7 @@ class BpeTokenizer : public Tokenizer {
   int64_t vocab_size() const override { return static_cast<int64_t>(definition_.tokens.size()); }
   std::optional<int32_t> end_of_text() const override { return definition_.end_of_text; }
   std::optional<int32_t> bos() const override { return definition_.bos; }
+  bool adds_prefix_space() const override { return definition_.prefix_space; }
   bool adds_bos() const override {
     return definition_.bos.has_value() && !definition_.template_prefix.empty() &&
            definition_.template_prefix[0] == *definition_.bos;

@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "cluster/base/json.h"
+
 namespace trireme {
 namespace {
 
@@ -136,7 +138,10 @@ class JsonlReader : public RecordReader {
       }
     }
     if (error != simdjson::SUCCESS) {
-      return Error(*document, StrCat("not a JSON object: ", simdjson::error_message(error)));
+      const std::string utf8 = Utf8ProblemOfJson(line_);
+      return Error(*document, !utf8.empty()
+                                  ? utf8
+                                  : StrCat("not a JSON object: ", simdjson::error_message(error)));
     }
     return Extract(root, document);
   }
@@ -227,6 +232,10 @@ class TableReader : public RecordReader {
   }
 
   Result<bool> Next(Document* document) override {
+    if (numbered_ && column_ < 1) {
+      return InvalidArgumentError(StrCat("--field ", options_.field, ": ", where_,
+                                         ": expected the name of a column, or its number from 1"));
+    }
     if (!started_ && !numbered_) {
       started_ = true;
       ASSIGN_OR_RETURN(const bool more, NextRow());
@@ -249,9 +258,9 @@ class TableReader : public RecordReader {
     ASSIGN_OR_RETURN(const bool more, NextRow());
     if (!more) return false;
     document->where = StrCat(where_, ":", row_line_);
-    if (column_ < 1 || column_ > static_cast<int64_t>(cells_.size())) {
+    if (column_ > static_cast<int64_t>(cells_.size())) {
       return DataLossError(StrCat(document->where, ": a row of ", cells_.size(),
-                                  " columns, expected at least ", std::max<int64_t>(column_, 1)));
+                                  " columns, expected at least ", column_));
     }
     // A text that was cut at its own commas must not lose what comes after them.
     if (header_cells_ > 0 && cells_.size() > header_cells_) {

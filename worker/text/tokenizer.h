@@ -59,6 +59,10 @@ class Tokenizer {
   // Whether a text prompt starts with bos(): Llama 2 and 3, Gemma.
   virtual bool adds_bos() const = 0;
 
+  // Whether Encode puts a space before a text: SentencePiece-style always, byte-level where the
+  // text does not begin with one.
+  virtual bool adds_prefix_space() const = 0;
+
   // 32 hexadecimal digits over everything that decides ids; the same for the same tokenizer read
   // from another kind of file.
   virtual std::string hash() const = 0;

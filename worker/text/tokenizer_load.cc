@@ -1,6 +1,7 @@
 // Tells what kind of file or folder a tokenizer comes in, and reads it.
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 
 #include "worker/text/bpe_tokenizer.h"
 #include "worker/text/pretokenize.h"
@@ -63,10 +64,20 @@ bool LooksLikeLlama2c(std::string_view content) {
   return longest > 0 && longest < 4096 && size == 5 && content.substr(12, 5) == "<unk>";
 }
 
+bool IsGguf(const std::string& path) {
+  char magic[4] = {};
+  std::ifstream(path, std::ios::binary).read(magic, sizeof(magic));
+  return std::string_view(magic, sizeof(magic)) == "GGUF" || path.ends_with(".gguf");
+}
+
 Result<BpeDefinition> ReadFile(const std::string& path, const TokenizerOptions& options) {
   const std::string name = fs::path(path).filename().string();
   for (const char* of_pair : {"encoder.json", "vocab.json", "vocab.bpe", "merges.txt"}) {
     if (name == of_pair) return ReadPair(fs::path(path).parent_path(), options);
+  }
+  if (IsGguf(path)) {  // looked at first: it may be larger than any vocabulary
+    return NotBuiltError(
+        path + ": tokenizers inside GGUF files are not built yet; tokenizer.json is read");
   }
   ASSIGN_OR_RETURN(const std::string content, ReadVocabularyFile(path));
   const size_t first = content.find_first_not_of(" \t\r\n");
@@ -107,6 +118,9 @@ Result<BpeDefinition> ReadFolder(const std::string& path, const TokenizerOptions
     if (fs::exists(folder / name)) return ReadFile((folder / name).string(), options);
   }
   if (!pair.vocabulary.empty() || !pair.merges.empty()) return ReadPair(folder, options);
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    if (entry.path().extension() == ".gguf") return ReadFile(entry.path().string(), options);
+  }
   return DataLossError(path +
                        ": no tokenizer in this folder (tokenizer.json, vocab.json and "
                        "merges.txt, *.tiktoken, tokenizer.bin)");
