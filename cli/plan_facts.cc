@@ -98,6 +98,7 @@ PlanRequest PlanRequestOf(const proto::Config& config) {
   request.compute = ComputeDType(config);
   request.microbatches = static_cast<int>(MicrobatchesPerStep(config));
   request.leaves = std::stoi(config.batch().sum_leaves());
+  if (config.device() == "cuda") request.bucket_bytes = kGpuBucketBytes;
   const int64_t length = config.data().sequence_length();
   request.tokens = config.batch().sequences() * length;
   // Ids, labels and positions, and starts of documents where they are kept apart.

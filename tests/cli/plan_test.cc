@@ -147,6 +147,24 @@ TEST_F(PlanTest, GeluIsPartOfItsProductsInBf16) {
       64 * 2.0 * 2 * 32 * 96);
 }
 
+// What operations of a GPU take while they run, and what other ranks contribute to its sums.
+TEST_F(PlanTest, AGpuNeedsMemoryForOperationsAndForContributions) {
+  place_.Write("machine.yaml", kMachine);
+  const auto first = [&](const std::string& options) -> json {
+    return Plan("--set precision.compute=bfloat16 --set layout.tensor=1 " + options)["stages"][0];
+  };
+  const std::string two = "--set layout.data=2 ";
+  const json cpu = first(two), gpu = first(two + "--machine machine.yaml");
+  const auto more = [&](const char* what) {
+    return gpu["memory"].value(what, int64_t{0}) - cpu["memory"].value(what, int64_t{0});
+  };
+  // Two bytes for each of 32 tokens, 4 heads and 32 keys.
+  EXPECT_EQ(more("scratch"), 2 * 32 * 4 * 32);
+  // Half of all gradients, once: the other rank has one partial sum.
+  const int64_t accumulators = gpu["memory"]["gradient accumulators"];
+  EXPECT_EQ(more("communication buffers"), accumulators / gpu["accumulators"].get<int64_t>() / 2);
+}
+
 TEST_F(PlanTest, AMachineOfAFileGivesEveryKernelItsRoofline) {
   place_.Write("machine.yaml", kMachine);
   const std::string alone = "--machine machine.yaml --set layout.data=1 --set layout.tensor=1";

@@ -11,6 +11,10 @@
 #include <map>
 #include <mutex>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace trireme::simt {
 namespace {
 
@@ -98,6 +102,10 @@ void* AllocateDeviceMemory(size_t bytes) {
   void* map = mmap(nullptr, map_bytes + kPage, PROT_NONE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (map == MAP_FAILED) return nullptr;
+#if defined(__SANITIZE_ADDRESS__)
+  // A stack of a thread that is gone may have lain here, and left its marks.
+  ASAN_UNPOISON_MEMORY_REGION(map, map_bytes + kPage);
+#endif
   auto* begin = static_cast<char*>(map);
   const Allocation allocation{begin, map_bytes, begin + map_bytes - rounded, bytes};
   Protect(allocation, PROT_READ | PROT_WRITE);
