@@ -4,6 +4,8 @@
 #include <charconv>
 #include <limits>
 
+#include "cluster/base/status.h"
+
 namespace trireme {
 namespace {
 
