@@ -226,7 +226,10 @@ Status Run(const Options& o) {
                                 ? BufferMemoryOfGpu(0).bytes_max + OperationBytesMaxOfGpu(0)
                                 : BufferMemory().bytes_max;
   out["final_loss"] = loss;
-  if (o.device == "cuda") out["steps_as_graphs"] = training_step.replayed();
+  if (o.device == "cuda") {
+    out["steps_as_graphs"] = training_step.replayed();
+    out["graphs_of_a_step"] = training_step.graphs();
+  }
   if (!shares.empty()) out["step_by_operation"] = Shares(shares);
   std::cout << DumpJson(out) << std::endl;
   return OkStatus();

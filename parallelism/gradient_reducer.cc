@@ -264,17 +264,17 @@ Status GradientReducer::FinishBuckets(Stream* follower, Micros timeout) {
   return OkStatus();
 }
 
-int64_t GradientReducer::PackedElements(const Exchange& exchange, const ParameterLayout& layout) {
+int64_t GradientReducer::PackedElements(const Exchange& exchange) const {
   int64_t count = 0;
   for (const Exchange::Part& part : exchange.parts) {
-    count += layout.locals[part.local].updated_elements();
+    count += layout_.locals[part.local].updated_elements();
   }
   return count;
 }
 
 Status GradientReducer::RunExchange(Exchange& exchange, Micros timeout) {
   if (exchange.group == nullptr || exchange.parts.empty()) return OkStatus();
-  const int64_t count = PackedElements(exchange, layout_);
+  const int64_t count = PackedElements(exchange);
   const size_t partial_count = exchange.parts[0].own.size();
   if (exchange.packed == nullptr) {
     exchange.packed = std::make_shared<Buffer>(
@@ -306,7 +306,7 @@ Status GradientReducer::RunExchange(Exchange& exchange, Micros timeout) {
 }
 
 Status GradientReducer::SumPacked(Exchange& exchange, Stream* follower, Micros timeout) {
-  const int64_t count = PackedElements(exchange, layout_);
+  const int64_t count = PackedElements(exchange);
   auto* packed = reinterpret_cast<float*>(exchange.packed->data());
   std::vector<BufferRef> partials;
   for (size_t k = 0; k < exchange.parts[0].own.size(); ++k) {

@@ -71,7 +71,7 @@ class GradientReducer {
   Status FinishBuckets(Stream* follower, Micros timeout);
   Status RunExchange(Exchange& exchange, Micros timeout);
   Status SumPacked(Exchange& exchange, Stream* follower, Micros timeout);
-  static int64_t PackedElements(const Exchange& exchange, const ParameterLayout& layout);
+  int64_t PackedElements(const Exchange& exchange) const;
   Stream* follower() const { return recording_ == nullptr ? nullptr : stream_; }
   void AddLocalRoles();
   float* Accumulator(int slot) const;

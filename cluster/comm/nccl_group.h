@@ -12,7 +12,7 @@
 namespace trireme {
 
 // Memory of the GPU that the collectives of a group use one after the other, in the order of their
-// stream. Under the engine's lock, or before any operation.
+// stream. For the thread that calls the communicator.
 class CollectiveScratch {
  public:
   explicit CollectiveScratch(Stream* compute) : compute_(compute) {}

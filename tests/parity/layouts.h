@@ -201,4 +201,18 @@ inline HarnessTensors InitialState(const ParityModel& model) {
   return RunHarness(options).state;
 }
 
+// A GPU's run on layouts along data (with ZeRO 1) and pipeline; their steps are replayed.
+inline void ExpectTheBitsOfOneRank(HarnessOptions run) {
+  const HarnessResult one = RunHarness(run);
+  for (const auto& [data, pipeline] : {std::pair(2, 1), std::pair(1, 2), std::pair(2, 2)}) {
+    SCOPED_TRACE(testing::Message() << "data " << data << " pipeline " << pipeline);
+    run.data = data;
+    run.pipeline = pipeline;
+    run.zero = data > 1 ? 1 : 0;
+    const HarnessResult layout = RunHarness(run);
+    ExpectSameBits(layout, one);
+    EXPECT_EQ(layout.replayed, run.steps);
+  }
+}
+
 }  // namespace trireme
