@@ -11,9 +11,11 @@
 #include <set>
 
 #include "cli/config_fields.h"
+#include "cli/config_folders.h"
 #include "cli/config_keys.h"
 #include "cli/config_validation.h"
 #include "proto/config.pb.h"
+#include "storage/checkpoint_location.h"
 
 namespace trireme {
 namespace {
@@ -279,7 +281,7 @@ void SettleFolders(const std::string& name, const proto::Config& in_file,
                    const ConfigPlaces& places, proto::Config* config) {
   namespace fs = std::filesystem;
   std::string* dir = config->mutable_run()->mutable_dir();
-  if (dir->starts_with("file:///")) dir->erase(0, std::strlen("file://"));
+  *dir = WithoutFileScheme(*dir);
   if (dir->empty()) *dir = "runs/" + fs::path(name).stem().string();
 
   const std::string &dir_before = in_file.run().dir(), &store = in_file.checkpoint().store();

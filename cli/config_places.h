@@ -1,20 +1,12 @@
-// Where each key of a run was written and under which name: what messages to users begin with. And
-// the places of a run itself.
+// Where each key of a run was written and under which name: what messages to users begin with.
 #pragma once
 
 #include <map>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 namespace trireme {
-
-// Of paths and URLs of folders as users write them, without looking at any.
-// What `path` has beyond `folder`: "/checkpoints", or "" for the folder itself; nothing outside.
-std::optional<std::string> RestInFolder(std::string path, std::string folder);
-// A relative path was meant from wherever the run was started: "runs/a" can be "/home/me/runs/a".
-bool CanBeSameFolder(std::string a, std::string b);
 
 class ConfigPlaces {
  public:

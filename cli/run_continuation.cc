@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "cli/config_fields.h"
+#include "cli/config_folders.h"
 #include "cli/config_loader.h"
 #include "proto/config.pb.h"
 #include "proto/manifest.pb.h"

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 
+#include "cli/config_folders.h"
 #include "cli/config_loader.h"
 #include "cli/config_validation.h"
 #include "cli/run_continuation.h"

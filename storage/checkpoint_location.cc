@@ -74,8 +74,13 @@ Status CheckStep(const ObjectStore& store, const std::string& text, int64_t step
 
 }  // namespace
 
+std::string WithoutFileScheme(std::string text) {
+  if (text.starts_with("file:///")) text.erase(0, std::string_view("file://").size());
+  return text;
+}
+
 Status CheckStepOf(const std::string& text) {
-  const std::string path = text.starts_with("file://") ? text.substr(7) : text;
+  const std::string path = WithoutFileScheme(text);
   std::optional<int64_t> step;
   const size_t at = path.rfind('@');
   if (at == std::string::npos || Exists(path) || !Exists(path.substr(0, at))) return OkStatus();
@@ -86,8 +91,7 @@ Status CheckStepOf(const std::string& text) {
 
 CheckpointLocation LocateCheckpoint(const std::string& text) {
   CheckpointLocation location;
-  std::string path = SplitStep(text, &location.step);
-  if (path.starts_with("file://")) path = path.substr(7);
+  std::string path = WithoutFileScheme(SplitStep(text, &location.step));
   while (path.size() > 1 && path.back() == '/') path.pop_back();
   location.store_url = path;
   if (path.find("://") != std::string::npos) return location;

@@ -12,6 +12,9 @@
 
 namespace trireme {
 
+// "file:///a" as "/a"; anything else as it is.
+std::string WithoutFileScheme(std::string text);
+
 struct CheckpointLocation {
   std::string store_url;        // for OpenStore
   std::optional<int64_t> step;  // as given with "@50" or by a step's own folder

@@ -10,6 +10,7 @@
 #include <fstream>
 #include <functional>
 
+#include "cli/config_folders.h"
 #include "cli/config_keys.h"
 #include "proto/config.pb.h"
 #include "worker/model/model_config.h"

@@ -52,7 +52,7 @@ Result<std::unique_ptr<OpenedWeights>> OpenFile(const std::string& path) {
 
 Result<std::unique_ptr<OpenedWeights>> OpenAny(const std::string& model) {
   if (model.empty()) return InvalidArgumentError("the model is empty: expected a path");
-  std::string path = model.starts_with("file://") ? model.substr(7) : model;
+  std::string path = WithoutFileScheme(model);
   if (path.find("://") != std::string::npos) return OpenCheckpointWeights(model);
   std::error_code ignored;
   if (fs::is_regular_file(path, ignored)) return OpenFile(path);
