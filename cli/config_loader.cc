@@ -10,6 +10,7 @@
 #include <fstream>
 #include <set>
 
+#include "cli/config_document.h"
 #include "cli/config_fields.h"
 #include "cli/config_folders.h"
 #include "cli/config_keys.h"
@@ -43,7 +44,7 @@ class Reader {
     const std::string shown = ShownPrefix(prefix);
     for (const auto& entry : node) {
       if (!entry.first.IsScalar()) {
-        return Error(entry.first, shown, Shown(entry.first), "a name as key");
+        return Error(entry.first, shown + "<key>", Shown(entry.first), "a name");
       }
       const std::string written = entry.first.Scalar();
       std::string key = written;
@@ -215,22 +216,6 @@ class Reader {
   ConfigPlaces* places_;
 };
 
-Result<YAML::Node> ParseYaml(const std::string& text, const std::string& place) {
-  try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
-    if (documents.size() > 1) {
-      return InvalidArgumentError(StrCat(
-          place, documents[1].Mark().is_null() ? "" : StrCat(":", documents[1].Mark().line + 1),
-          ": a second YAML document: expected one"));
-    }
-    return documents.empty() ? YAML::Node() : documents[0];
-  } catch (const YAML::Exception& error) {
-    // error.what() repeats its own position; "line 0" is what an override would get.
-    const std::string at = error.mark.is_null() ? place : StrCat(place, ":", error.mark.line + 1);
-    return InvalidArgumentError(StrCat(at, ": not valid YAML: ", error.msg));
-  }
-}
-
 Status ApplyOverride(const std::string& text, proto::Config* config, ConfigPlaces* places) {
   const size_t equals = text.find('=');
   const std::string path = text.substr(0, equals);
@@ -241,7 +226,7 @@ Status ApplyOverride(const std::string& text, proto::Config* config, ConfigPlace
   YAML::Node node(value);
   // Lists, sections and quoted texts are YAML; anything else is taken as it stands.
   if (value.empty() || value == "null" || value == "~" || value.find_first_of("[{\"'") == 0) {
-    ASSIGN_OR_RETURN(YAML::Node parsed, ParseYaml(value, "--set " + text));
+    ASSIGN_OR_RETURN(YAML::Node parsed, ParseYamlDocument(value, "--set " + text));
     node.reset(parsed);
   }
   for (size_t end = path.size(); end != std::string::npos;) {
@@ -302,7 +287,7 @@ Result<std::unique_ptr<proto::Config>> Parse(std::string_view yaml, const std::s
                                              ConfigPlaces* places) {
   auto config = std::make_unique<proto::Config>();
   places->SetFile(name);
-  ASSIGN_OR_RETURN(const YAML::Node root, ParseYaml(std::string(yaml), name));
+  ASSIGN_OR_RETURN(const YAML::Node root, ParseYamlDocument(std::string(yaml), name));
   if (!root.IsNull() && !root.IsMap()) {
     return InvalidArgumentError(StrCat(name, ": ", Shown(root), ": expected sections of keys"));
   }

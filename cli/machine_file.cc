@@ -2,8 +2,13 @@
 
 #include <yaml-cpp/yaml.h>
 
+#include <filesystem>
+#include <fstream>
 #include <functional>
+#include <iterator>
 #include <vector>
+
+#include "cli/config_document.h"
 
 namespace trireme {
 namespace {
@@ -41,7 +46,8 @@ class MachineFileReader {
 
   Status ReadMap(const YAML::Node& map, const std::string& section,
                  const std::vector<Key>& keys) const {
-    if (!map.IsMap()) return Refuse(map, StrCat(section, ": expected keys with values"));
+    if (!map.IsMap())
+      return Refuse(map, StrCat(section, section.empty() ? "" : ": ", "expected keys with values"));
     std::string names;
     for (const Key& key : keys) names += StrCat(names.empty() ? "" : ", ", key.name);
     for (const auto& entry : map) {
@@ -73,14 +79,13 @@ class MachineFileReader {
 }  // namespace
 
 Result<MachineFile> ReadMachineFile(const std::string& path) {
-  YAML::Node root;
-  try {
-    root = YAML::LoadFile(path);
-  } catch (const YAML::ParserException& error) {
-    return InvalidArgumentError(StrCat(path, ":", error.mark.line + 1, ": ", error.msg));
-  } catch (const YAML::Exception&) {
+  std::ifstream in(path, std::ios::binary);
+  const std::string text(std::istreambuf_iterator<char>(in), {});
+  std::error_code error;
+  if (!in.is_open() || std::filesystem::is_directory(path, error)) {
     return InvalidArgumentError(StrCat(path, ": cannot be read"));
   }
+  ASSIGN_OR_RETURN(const YAML::Node root, ParseYamlDocument(text, path));
   const MachineFileReader reader(path);
   MachineFile machine;
   double memory = 0, program = 0, f32 = 0, bf16 = 0;

@@ -254,8 +254,22 @@ TEST(ConfigLoaderTest, PlacesAreThoseOfTheKeyOrOfWhatIsAroundIt) {
 
 TEST(ConfigLoaderTest, ASecondDocumentIsRefused) {
   EXPECT_EQ(LoadError(std::string(kRun) + "---\noptimizer: {lr: 3}\n").message(),
-            "run.yaml:18: a second YAML document: expected one");
+            "run.yaml:17: a second YAML document: expected one");
   EXPECT_TRUE(ParseConfig("---\n" + std::string(kRun), "run.yaml", {}).ok());
+}
+
+// yaml-cpp stands still at such a comma, and its reader of all documents fills the memory.
+TEST(ConfigLoaderTest, ATextThatStopsBeingYamlAtACommaIsRefused) {
+  EXPECT_EQ(LoadError(", b]\n" + std::string(kRun)).message(),
+            "run.yaml:1: not valid YAML: a key or a value was expected");
+  EXPECT_EQ(LoadError("- a\n, b\n").message(),
+            "run.yaml:2: not valid YAML: a key or a value was expected");
+}
+
+TEST(ConfigLoaderTest, AKeyIsAName) {
+  EXPECT_EQ(LoadError(": 3\n").message(), "run.yaml:1: <key>: nothing: expected a name");
+  EXPECT_EQ(LoadError("model: {[a]: 3}\n").message(),
+            "run.yaml:1: model.<key>: a list: expected a name");
 }
 
 TEST(ConfigLoaderTest, KeysOfHuggingFaceAreUnderstood) {
