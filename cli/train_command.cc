@@ -112,6 +112,7 @@ struct Coordinator {
     auto coordinator = std::make_unique<Coordinator>();
     ASSIGN_OR_RETURN(const auto store, OpenStore(run.config->checkpoint().store()));
     RETURN_IF_ERROR(DiscardCheckpointsAfter(*store, run.start_step));
+    RETURN_IF_ERROR(SweepCheckpoints(*store));
     CoordinatorServerOptions options;
     options.config = run.config;
     options.run_dir = run.config->run().dir();

@@ -2,8 +2,9 @@
 //   F: wait for the input (posted ahead), Forward, copy the output into a send slab, send it.
 //   B: wait for the output's gradient, BackwardInput, copy the input's gradient, send it.
 //   W: BackwardWeight, unless B did it; the microbatch's receive buffers are free again.
-// Sends never wait for buffers of their own (slabs are made as needed and used again), so the only
-// waits are those that the validator played on paper.
+// Sends wait for no neighbour: a stage has so many slabs for them that the one whose turn it is has
+// been received for certain (PeakUnconfirmedSends). So the only waits are those that the validator
+// played on paper.
 #include "parallelism/pipeline_executor.h"
 
 #include <algorithm>
@@ -64,9 +65,6 @@ struct CarryTransfer {
   Slab slab;
   std::vector<Work> works;
 
-  bool Done() const {
-    return std::all_of(works.begin(), works.end(), [](const Work& work) { return work.Test(); });
-  }
   // follower: goes on behind the messages; without one they are waited for.
   Status Finish(Stream* follower, Micros timeout) {
     for (Work& work : works) {
@@ -84,22 +82,68 @@ struct CarryTransfer {
   }
 };
 
+// What a stage sends to one neighbour: copies in slabs that are used in turn.
+class Sends {
+ public:
+  // At least two, for forward passes alone: there a message may be waited for whenever one has gone
+  // on since.
+  Sends(int unconfirmed, DeviceKind device)
+      : device_(device), transfers_(std::max(unconfirmed, 2)) {}
+
+  // The one whose turn it is, its last messages over (or followed), in a slab of `bytes`.
+  Result<CarryTransfer*> Next(int64_t bytes, Stream* follower, Micros timeout) {
+    CarryTransfer& transfer = transfers_[turn_];
+    RETURN_IF_ERROR(Finish(&transfer, follower, timeout));
+    turn_ = (turn_ + 1) % transfers_.size();
+    if (transfer.slab == nullptr || transfer.slab->bytes() != bytes) {
+      transfer.slab = std::make_shared<Buffer>(bytes, device_);
+    }
+    return &transfer;
+  }
+  // All of them, the oldest first.
+  Status FinishAll(Stream* follower, Micros timeout) {
+    for (size_t i = 0; i < transfers_.size(); ++i) {
+      RETURN_IF_ERROR(Finish(&transfers_[(turn_ + i) % transfers_.size()], follower, timeout));
+    }
+    return OkStatus();
+  }
+  void Abandon() {
+    for (CarryTransfer& transfer : transfers_) {
+      if (!transfer.works.empty()) transfer.Abandon(), transfer.slab = nullptr;
+    }
+  }
+
+ private:
+  static Status Finish(CarryTransfer* transfer, Stream* follower, Micros timeout) {
+    const Status status = transfer->Finish(follower, timeout);
+    return status.ok() ? status
+                       : status.WithContext(StrCat("send of microbatch ", transfer->microbatch));
+  }
+
+  DeviceKind device_;
+  std::vector<CarryTransfer> transfers_;
+  size_t turn_ = 0;
+};
+
 }  // namespace
 
 // What outlives a run: slabs, and the messages in flight.
 struct PipelineExecutor::Buffers {
-  explicit Buffers(DeviceKind device)
-      : input(device), input_gradient(device), output(device), output_gradient(device) {}
+  Buffers(UnconfirmedSends unconfirmed, DeviceKind device)
+      : input(device),
+        output_gradient(device),
+        down(unconfirmed.down, device),
+        up(unconfirmed.up, device) {}
 
   void Abandon() {
-    for (auto& [transfer, pool] : sends) transfer.Abandon();
-    sends.clear();
+    down.Abandon();
+    up.Abandon();
     for (const auto& transfer : posted) transfer->Abandon();
     posted.clear();
   }
 
-  SlabPool input, input_gradient, output, output_gradient;
-  std::deque<std::pair<CarryTransfer, SlabPool*>> sends;
+  SlabPool input, output_gradient;
+  Sends down, up;
   std::vector<std::shared_ptr<CarryTransfer>> posted;  // receives that nobody has waited for yet
 };
 
@@ -233,29 +277,24 @@ class PipelineExecutor::Run {
     return InternalError("a carry that was never received");
   }
 
-  Status Send(const Carry& carry, const CarrySpec& spec, int microbatch, Direction direction,
-              SlabPool* pool) {
+  Status Send(const Carry& carry, const CarrySpec& spec, int microbatch, Direction direction) {
     CHECK_EQ(carry.items.size(), spec.items.size()) << "a carry that is not what the model said";
     if (spec.items.empty()) return OkStatus();
     const int peer = direction == kDown ? stage_ + 1 : stage_ - 1;
-    return Do([&options = options_, &buffers = buffers_, carry, spec, microbatch, pool, peer,
-               tag = TagOf(microbatch, direction)] {
-      SendCopy(options, buffers, carry, spec, microbatch, pool, peer, tag);
+    Sends* sends = direction == kDown ? &buffers_.down : &buffers_.up;
+    return Do([&options = options_, sends, carry, spec, microbatch, peer, follower = follower(),
+               tag = TagOf(microbatch, direction)]() -> Status {
+      ASSIGN_OR_RETURN(CarryTransfer* const transfer,
+                       sends->Next(CarryBytes(spec), follower, options.timeout));
+      transfer->microbatch = microbatch;
+      SendCopy(options, carry, spec, peer, tag, transfer);
       return OkStatus();
     });
   }
 
-  static void SendCopy(const PipelineOptions& options, Buffers& buffers, const Carry& carry,
-                       const CarrySpec& spec, int microbatch, SlabPool* pool, int peer, int tag) {
-    auto& sends = buffers.sends;
-    while (!sends.empty() && sends.front().first.Done()) {
-      sends.front().second->Give(std::move(sends.front().first.slab));
-      sends.pop_front();
-    }
-    CarryTransfer transfer;
-    transfer.microbatch = microbatch;
-    transfer.slab = pool->Take(CarryBytes(spec));
-    const Carry copy = CarryIn(spec, transfer.slab);
+  static void SendCopy(const PipelineOptions& options, const Carry& carry, const CarrySpec& spec,
+                       int peer, int tag, CarryTransfer* transfer) {
+    const Carry copy = CarryIn(spec, transfer->slab);
     for (size_t i = 0; i < copy.items.size(); ++i) {
       const Tensor& target = copy.items[i].tensor;
       const Tensor& source = carry.items[i].tensor;
@@ -265,9 +304,8 @@ class PipelineExecutor::Run {
     }
     for (const Carry::Item& item : copy.items) {
       const BufferRef ref{item.tensor.data(), item.tensor.elements(), item.tensor.dtype()};
-      transfer.works.push_back(options.pipeline->Send(ref, peer, tag));
+      transfer->works.push_back(options.pipeline->Send(ref, peer, tag));
     }
-    sends.emplace_back(std::move(transfer), pool);
   }
 
   Status Forward(int microbatch, const char* phase) {
@@ -277,7 +315,7 @@ class PipelineExecutor::Run {
     live_.push_back(microbatch);
     const Carry output = model_.Forward(ids_[microbatch], input);
     RETURN_IF_ERROR(model_.status());
-    return Send(output, gradients_.spec, microbatch, kDown, &buffers_.output);
+    return Send(output, gradients_.spec, microbatch, kDown);
   }
 
   Status Backward(int microbatch, bool fused) {
@@ -287,7 +325,7 @@ class PipelineExecutor::Run {
     const Carry input_gradient = model_.BackwardInput(
         ids_[microbatch], gradient, fused ? WeightGradients::kWithInput : WeightGradients::kLater);
     RETURN_IF_ERROR(model_.status());
-    return Send(input_gradient, inputs_.spec, microbatch, kUp, &buffers_.input_gradient);
+    return Send(input_gradient, inputs_.spec, microbatch, kUp);
   }
 
   Status Weight(int microbatch) {
@@ -310,19 +348,14 @@ class PipelineExecutor::Run {
   }
 
   Status FinishSends() {
-    return Do(
-        [&buffers = buffers_, timeout = options_.timeout, stage = stage_, follower = follower()] {
-          for (auto& [transfer, pool] : buffers.sends) {
-            const Status status = transfer.Finish(follower, timeout);
-            if (!status.ok()) {
-              return status.WithContext(
-                  StrCat("pipeline stage ", stage, ", send of microbatch ", transfer.microbatch));
-            }
-            pool->Give(std::move(transfer.slab));
-          }
-          buffers.sends.clear();
-          return OkStatus();
-        });
+    return Do([&buffers = buffers_, timeout = options_.timeout, stage = stage_,
+               follower = follower()]() -> Status {
+      for (Sends* sends : {&buffers.down, &buffers.up}) {
+        const Status status = sends->FinishAll(follower, timeout);
+        if (!status.ok()) return status.WithContext(StrCat("pipeline stage ", stage));
+      }
+      return OkStatus();
+    });
   }
 
   Status GiveUp(const Status& status, const std::string& action) {
@@ -347,7 +380,8 @@ PipelineExecutor::PipelineExecutor(Schedule schedule, int stage, PipelineOptions
     : schedule_(std::move(schedule)),
       stage_(stage),
       options_(std::move(options)),
-      buffers_(std::make_unique<Buffers>(options_.stream->device())) {
+      buffers_(std::make_unique<Buffers>(PeakUnconfirmedSends(schedule_)[stage_],
+                                         options_.stream->device())) {
   CHECK(stage_ >= 0 && stage_ < schedule_.stages);
 }
 

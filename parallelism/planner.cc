@@ -119,8 +119,10 @@ class Planner {
     add("activations", plan.live_microbatches * costs.activation_bytes +
                            PeakDeferred(schedule_.rows[stage]) * costs.deferred_bytes);
     add("scratch", costs.scratch_bytes + machine_.operation_bytes);
+    const UnconfirmedSends sends = PeakUnconfirmedSends(schedule_)[stage];
     add("communication buffers", slabs * (costs.input_bytes + costs.output_bytes) +
-                                     2 * (costs.input_bytes + costs.output_bytes) +
+                                     std::max(sends.up, 2) * costs.input_bytes +
+                                     std::max(sends.down, 2) * costs.output_bytes +
                                      ExchangeBytes(model_.specs, layout) +
                                      ContributionBytes(layout, leaves));
     add("batch", count * request_.batch_bytes);

@@ -49,16 +49,28 @@ Communicator* ProcessGroups::Among(const std::string& name, const std::vector<in
   return others_.back().get();
 }
 
-Status ProcessGroups::Settle(Micros timeout) {
+// All but World(). Without the lock in use: Revoke ends their waits.
+std::vector<Communicator*> ProcessGroups::OfTheDevice() {
+  std::vector<Communicator*> groups;
   for (const auto& axis : axes_) {
-    if (axis != nullptr) RETURN_IF_ERROR(axis->Settle(timeout));
+    if (axis != nullptr) groups.push_back(axis.get());
   }
-  std::vector<Communicator*> others;  // without the lock: Revoke ends the waits
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    for (const auto& other : others_) others.push_back(other.get());
-  }
-  for (Communicator* other : others) RETURN_IF_ERROR(other->Settle(timeout));
+  std::lock_guard<std::mutex> lock(mutex_);
+  for (const auto& other : others_) groups.push_back(other.get());
+  return groups;
+}
+
+Status ProcessGroups::Settle(Micros timeout) {
+  for (Communicator* group : OfTheDevice()) RETURN_IF_ERROR(group->Settle(timeout));
+  return OkStatus();
+}
+
+void ProcessGroups::BeginRehearsal() {
+  for (Communicator* group : OfTheDevice()) group->BeginRehearsal();
+}
+
+Status ProcessGroups::EndRehearsal(Micros timeout) {
+  for (Communicator* group : OfTheDevice()) RETURN_IF_ERROR(group->EndRehearsal(timeout));
   return OkStatus();
 }
 

@@ -38,14 +38,17 @@ class ProcessGroups {
   static constexpr uint16_t kFirstFreeId = 16;
   Communicator* Among(const std::string& name, const std::vector<int>& ranks, uint16_t group_id);
 
-  // Communicator::Settle of all of them.
+  // Communicator::Settle, and the others, of all groups but World(), in the same order on all ranks.
   Status Settle(Micros timeout);
+  void BeginRehearsal();
+  Status EndRehearsal(Micros timeout);
   // Ends every group, also those made later; see Communicator::Revoke. Callable from any thread.
   void Revoke(const std::string& reason);
 
  private:
   std::unique_ptr<Communicator> Create(CommunicatorFactory* factory, const std::string& name,
                                        const std::vector<int>& ranks, uint16_t group_id) const;
+  std::vector<Communicator*> OfTheDevice();
 
   CommunicatorFactory* factory_;
   Mesh mesh_;

@@ -227,6 +227,50 @@ std::vector<int> PeakLiveMicrobatches(const Schedule& schedule) {
   return peaks;
 }
 
+namespace {
+
+// Messages from one stage to a neighbour: those of the sender's actions of a kind, received by the
+// neighbour's actions of the same kind. `back`: the kind of the neighbour's messages to the sender.
+int PeakUnconfirmed(const Schedule& schedule, int sender, int receiver, ActionKind kind,
+                    ActionKind back) {
+  const std::vector<Action>& theirs = schedule.rows[receiver];
+  std::vector<size_t> sent_back_at(schedule.microbatches);  // the place in the receiver's row
+  for (size_t c = 0; c < theirs.size(); ++c) {
+    if (theirs[c].kind == back) sent_back_at[theirs[c].microbatch] = c;
+  }
+  std::vector<bool> received(schedule.microbatches, false);
+  std::vector<int> sent;  // microbatches in the order of sending
+  size_t confirmed = 0;   // of `sent`, those before which all are received
+  size_t known = 0;       // the receiver's actions before this place are over
+  int peak = 0;
+  for (const Action& action : schedule.rows[sender]) {
+    if (action.kind == back) {
+      for (; known <= sent_back_at[action.microbatch]; ++known) {
+        if (theirs[known].kind == kind) received[theirs[known].microbatch] = true;
+      }
+    } else if (action.kind == kind) {
+      sent.push_back(action.microbatch);
+      while (confirmed < sent.size() && received[sent[confirmed]]) ++confirmed;
+      peak = std::max(peak, static_cast<int>(sent.size() - confirmed));
+    }
+  }
+  return peak;
+}
+
+}  // namespace
+
+std::vector<UnconfirmedSends> PeakUnconfirmedSends(const Schedule& schedule) {
+  constexpr ActionKind kForward = ActionKind::kForward, kBackward = ActionKind::kBackward;
+  std::vector<UnconfirmedSends> peaks(schedule.stages);
+  for (int s = 0; s < schedule.stages; ++s) {
+    if (s + 1 < schedule.stages) {
+      peaks[s].down = PeakUnconfirmed(schedule, s, s + 1, kForward, kBackward);
+    }
+    if (s > 0) peaks[s].up = PeakUnconfirmed(schedule, s, s - 1, kBackward, kForward);
+  }
+  return peaks;
+}
+
 ScheduleCosts ScheduleCosts::Uniform(int stages, double forward, double backward, double weight) {
   return {std::vector<double>(stages, forward), std::vector<double>(stages, backward),
           std::vector<double>(stages, weight)};

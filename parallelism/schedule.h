@@ -70,6 +70,16 @@ Status ValidateSchedule(const Schedule& schedule);
 // schedule is valid.
 std::vector<int> PeakLiveMicrobatches(const Schedule& schedule);
 
+// Messages of a stage to the next one, and to the one before, that it cannot yet know to be
+// received when it sends another, that one included: the most at once. A message is known to be
+// received once something has come back that its receiver did after it. So many places for what is
+// sent, used in turn, and the one whose turn it is can be waited for without holding up anybody.
+struct UnconfirmedSends {
+  int down = 0, up = 0;
+};
+// For each stage. The schedule is valid.
+std::vector<UnconfirmedSends> PeakUnconfirmedSends(const Schedule& schedule);
+
 // Times of the passes of each stage, in any unit, and of handing a carry to the next stage.
 struct ScheduleCosts {
   std::vector<double> forward, backward, weight;  // by stage

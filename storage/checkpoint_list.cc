@@ -1,5 +1,4 @@
 // Which checkpoints a store holds, and which of them go.
-#include <algorithm>
 #include <set>
 
 #include "storage/checkpoint_manifest.h"
@@ -86,19 +85,6 @@ Result<std::unique_ptr<CheckpointReader>> OpenVerifiedCheckpoint(const ObjectSto
 Status DeleteCheckpoint(ObjectStore& store, int64_t step) {
   RETURN_IF_ERROR(store.Delete(ManifestKey(step)));
   return DeleteAll(store, step);
-}
-
-Result<std::vector<int64_t>> DeleteOldCheckpoints(ObjectStore& store, int64_t keep) {
-  CHECK_GE(keep, 1);
-  ASSIGN_OR_RETURN(const std::vector<int64_t> steps, ListCheckpoints(store));
-  std::vector<int64_t> gone;
-  if (static_cast<int64_t>(steps.size()) <= keep) return gone;
-  RETURN_IF_ERROR(OpenVerifiedCheckpoint(store, steps.back()).status());
-  for (size_t i = 0; i + static_cast<size_t>(keep) < steps.size(); ++i) {
-    RETURN_IF_ERROR(DeleteCheckpoint(store, steps[i]));
-    gone.push_back(steps[i]);
-  }
-  return gone;
 }
 
 Status DiscardCheckpointsAfter(ObjectStore& store, int64_t step) {

@@ -96,9 +96,6 @@ Result<std::unique_ptr<CheckpointReader>> OpenVerifiedCheckpoint(const ObjectSto
 
 // Deletes a checkpoint, its manifest first: a crash in between leaves chunks that nobody reads.
 Status DeleteCheckpoint(ObjectStore& store, int64_t step);
-// Deletes all but the newest `keep` (>= 1), oldest first and only after the newest has verified.
-// Returns the steps that are gone.
-Result<std::vector<int64_t>> DeleteOldCheckpoints(ObjectStore& store, int64_t keep);
 // Sets the manifests after `step` aside (as manifest.discarded.json), so that a run that goes on
 // from `step` can write those steps again.
 Status DiscardCheckpointsAfter(ObjectStore& store, int64_t step);

@@ -110,6 +110,14 @@ class Communicator {
   // is what was made of their results worth anything. Nothing to do for memory of the host.
   virtual Status Settle(Micros timeout) { return OkStatus(); }
 
+  // From here on operations are rehearsed: each makes what it will need on this rank and is over;
+  // no message goes, buffers stay as they are. For memory of GPUs, where making something may wait
+  // for kernels that wait for peers. Communicators that have no such trouble run them as ever.
+  virtual void BeginRehearsal() {}
+  // The end of that: connects with the peers that the operations would have met. All members
+  // rehearse the same, and end it at the same place. Errors as those of Work::Wait.
+  virtual Status EndRehearsal(Micros timeout) { return OkStatus(); }
+
   // Ends the group: everything in flight and later ends with kUnavailable and this reason.
   // Callable from any thread.
   virtual void Revoke(const std::string& reason) = 0;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
+#include <tuple>
 #include <utility>
 
 #include "cluster/comm/group_checks.h"
@@ -177,6 +179,7 @@ class NcclCommunicator final : public Communicator {
   Work Send(BufferRef buffer, int peer, int tag) override {
     CheckMessage(peer, tag);
     auto operation = Make(Kind::kSend, sends_[{peer, tag}]++);
+    if (rehearsing_) return RehearseMessage(operation, rank(), peer, buffer);
     return Submit(operation, [&](StreamEvent called) {
       state_->messages.Send(operation, std::move(called), buffer, peer, tag);
     });
@@ -185,6 +188,7 @@ class NcclCommunicator final : public Communicator {
   Work Receive(BufferRef buffer, int peer, int tag) override {
     CheckMessage(peer, tag);
     auto operation = Make(Kind::kReceive, receives_[{peer, tag}]++);
+    if (rehearsing_) return RehearseMessage(operation, peer, rank(), buffer);
     return Submit(operation, [&](StreamEvent called) {
       state_->messages.Receive(operation, std::move(called), buffer, peer, tag);
     });
@@ -192,6 +196,7 @@ class NcclCommunicator final : public Communicator {
 
   Work Barrier() override {
     auto operation = Make(Kind::kBarrier, sequence_++);
+    if (rehearsing_) return Over(operation);
     return Submit(operation,
                   [&](StreamEvent called) { state_->AddBarrier(operation, std::move(called)); });
   }
@@ -199,8 +204,54 @@ class NcclCommunicator final : public Communicator {
   Status Settle(Micros timeout) override { return engine_->Settle(*state_, timeout); }
   void Revoke(const std::string& reason) override { engine_->Revoke(*state_, reason); }
 
+  void BeginRehearsal() override { rehearsing_ = true; }
+
+  Status EndRehearsal(Micros timeout) override {
+    rehearsing_ = false;
+    if (std::exchange(meets_all_, false)) {
+      auto operation = Make(Kind::kBarrier, sequence_++);
+      ElementRanges ranges_of;
+      for (int r = 0; r < size(); ++r) ranges_of.push_back({{r, r + 1}});
+      const BufferRef area{state_->scratch.Take(size(), operation.get()), size(), DType::kU8};
+      RETURN_IF_ERROR(Connected(Collective(operation, {GatherStep(area, ranges_of)}), timeout));
+    }
+    for (const Direction& direction : std::exchange(directions_, {})) {
+      const auto& [round, sender, receiver] = direction;
+      auto operation = Make(sender == rank() ? Kind::kSend : Kind::kReceive, 0);
+      const BufferRef area{state_->scratch.Take(1, operation.get()), 1, DType::kU8};
+      Work work = Submit(operation, [&, s = sender, r = receiver](StreamEvent called) {
+        state_->messages.Connect(operation, std::move(called), area, s, r);
+      });
+      RETURN_IF_ERROR(Connected(std::move(work), timeout));
+    }
+    return OkStatus();
+  }
+
  private:
   using Operation = std::shared_ptr<DeviceOperation>;
+  // Two neighbours that messages go between, (round, sender, receiver). All ranks connect theirs in
+  // this order, so nobody waits in a circle; along a row of ranks, every other link is in one
+  // round.
+  using Direction = std::tuple<int, int, int>;
+
+  Work Over(const Operation& operation) const {
+    operation->Finish(OkStatus());
+    return Work(std::make_shared<DeviceWork>(engine_, operation));
+  }
+  Work RehearseMessage(const Operation& operation, int sender, int receiver, BufferRef buffer) {
+    if (buffer.bytes() <= kEagerBytes) {
+      (void)state_->stage->Pinned(buffer.bytes());
+    } else {
+      directions_.insert({std::min(sender, receiver) % 2, sender, receiver});
+    }
+    return Over(operation);
+  }
+  static Status Connected(Work work, Micros timeout) {
+    const Status status = work.Wait(timeout);
+    if (status.ok()) return status;
+    work.Abandon();
+    return status.WithContext("connecting");
+  }
 
   const CommGroup& group() const { return *state_->group; }
   Operation Make(Kind kind, uint32_t sequence) const {
@@ -219,6 +270,10 @@ class NcclCommunicator final : public Communicator {
     return Work(std::make_shared<DeviceWork>(engine_, operation));
   }
   Work Collective(const Operation& operation, Steps steps) {
+    if (rehearsing_) {
+      meets_all_ = true;
+      return Over(operation);
+    }
     return Submit(operation, [&](StreamEvent called) {
       state_->AddCollective(operation, std::move(called), std::move(steps));
     });
@@ -361,6 +416,9 @@ class NcclCommunicator final : public Communicator {
   std::shared_ptr<NcclGroup> state_;
   const nccl::Api* api_;
   const bool fast_sums_;
+  bool rehearsing_ = false;
+  bool meets_all_ = false;          // in the rehearsal
+  std::set<Direction> directions_;  // of its messages
   uint32_t sequence_ = 0;
   std::map<std::pair<int, int>, uint32_t> sends_, receives_;  // (peer, tag): messages so far
 };
@@ -374,7 +432,9 @@ class NcclFactory final : public CommunicatorFactory {
         compute_(compute),
         options_(options),
         reaper_(std::make_shared<NcclReaper>(api, options.abort_patience)),
-        engine_(std::make_shared<DeviceEngine>("trireme-nccl")) {}
+        engine_(std::make_shared<DeviceEngine>("trireme-nccl")) {
+    LoadSumKernels(*compute);
+  }
   ~NcclFactory() override {
     engine_->Stop();
     engine_.reset();

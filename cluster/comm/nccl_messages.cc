@@ -114,13 +114,7 @@ bool NcclMessages::HearAnswers() {
             InternalError(StrCat(message->operation->Describe(), ": world rank ",
                                  group_->members[peer], " refused a message of another size")));
       } else {
-        const BufferRef buffer = message->buffer;
-        ChannelFor(group_->rank, peer)
-            .Add(message->operation, message->called,
-                 {[api = api_, buffer](nccl::Comm comm, Stream& stream) {
-                   return api->Send(buffer.data, buffer.bytes(), nccl::kUint8, 1, comm,
-                                    stream.native());
-                 }});
+        AddTransfer(message->operation, message->called, message->buffer, group_->rank, peer);
       }
       outgoing_.erase(message);
       const bool more = std::any_of(outgoing_.begin(), outgoing_.end(),
@@ -182,17 +176,33 @@ void NcclMessages::ReceiveAnnounced(Message& message) {
   }
   Answer(message, message.unwanted);
   if (message.unwanted) return;
-  ChannelFor(message.peer, group_->rank)
-      .Add(message.operation, message.called,
-           {[api = api_, buffer = message.buffer](nccl::Comm comm, Stream& stream) {
-             return api->Recv(buffer.data, buffer.bytes(), nccl::kUint8, 0, comm, stream.native());
-           }});
+  AddTransfer(message.operation, message.called, message.buffer, message.peer, group_->rank);
 }
 
 void NcclMessages::Answer(const Message& message, bool refused) {
   auto go = std::make_shared<Go>(Go{message.tag, message.operation->sequence, refused ? 1 : 0});
   Work work = control_->Send(BytesOf(go.get()), message.peer, kGoTag);
   loose_.push_back({std::move(work), std::move(go)});
+}
+
+// On the channel of the two ranks; the sender is its rank 0.
+void NcclMessages::AddTransfer(std::shared_ptr<DeviceOperation> operation, StreamEvent called,
+                               BufferRef buffer, int sender, int receiver) {
+  const auto transfer = [api = api_, buffer, sends = sender == group_->rank](
+                            nccl::Comm comm, Stream& stream) -> int {
+    return sends ? api->Send(buffer.data, buffer.bytes(), nccl::kUint8, 1, comm, stream.native())
+                 : api->Recv(buffer.data, buffer.bytes(), nccl::kUint8, 0, comm, stream.native());
+  };
+  ChannelFor(sender, receiver).Add(std::move(operation), std::move(called), {transfer});
+}
+
+void NcclMessages::Connect(std::shared_ptr<DeviceOperation> operation, StreamEvent called,
+                           BufferRef buffer, int sender, int receiver) {
+  const int peer = sender == group_->rank ? receiver : sender;
+  operation->describe_wait = [group = group_, peer](Micros waited) {
+    return group->DescribeWait(waited, {peer}, {});
+  };
+  AddTransfer(std::move(operation), std::move(called), buffer, sender, receiver);
 }
 
 NcclChannel& NcclMessages::ChannelFor(int sender, int receiver) {

@@ -48,6 +48,10 @@ class NcclMessages {
             int peer, int tag);
   void Receive(std::shared_ptr<DeviceOperation> operation, StreamEvent called, BufferRef buffer,
                int peer, int tag);
+  // A message of nothing that matters between two ranks, one of them this: what comes later on that
+  // way finds it made. Both ranks call it, with no message between them under way.
+  void Connect(std::shared_ptr<DeviceOperation> operation, StreamEvent called, BufferRef buffer,
+               int sender, int receiver);
   bool Advance();
   bool busy() const;
   void End(const std::string& reason);
@@ -91,6 +95,8 @@ class NcclMessages {
   bool HearAnswers();
   void Answer(const Message& message, bool refused);
   NcclChannel& ChannelFor(int sender, int receiver);
+  void AddTransfer(std::shared_ptr<DeviceOperation> operation, StreamEvent called, BufferRef buffer,
+                   int sender, int receiver);
   std::string DescribeWait(const DeviceOperation* operation, int peer, Micros waited) const;
   void Drop(Message& message);
 

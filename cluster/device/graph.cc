@@ -72,11 +72,12 @@ void Recording::Begin() {
   if (!rehearsal_) Graph::BeginCapture(*stream_);
 }
 
-void Recording::Call(HostCall call) {
-  if (rehearsal_) return;
+Status Recording::Call(HostCall call) {
+  if (rehearsal_) return call();
   EndStretch();
   parts_.emplace_back(std::move(call));
   Graph::BeginCapture(*stream_);
+  return OkStatus();
 }
 
 void Recording::End() {
@@ -105,9 +106,7 @@ int64_t Recording::graphs() const {
 }
 
 Status CallOrRecord(Recording* recording, Recording::HostCall call) {
-  if (recording == nullptr) return call();
-  recording->Call(std::move(call));
-  return OkStatus();
+  return recording == nullptr ? call() : recording->Call(std::move(call));
 }
 
 }  // namespace trireme

@@ -44,15 +44,15 @@ class Recording {
  public:
   using HostCall = std::function<Status()>;
   explicit Recording(Stream* stream) : stream_(stream) {}
-  // One that keeps nothing: work of the stream is run as it comes, calls are left out. What they
-  // would have brought is missing, so results are worth nothing; but all is loaded and measured.
+  // One that keeps nothing: work and calls are run as they come, so that all is loaded, measured
+  // and allocated. For steps whose results are worth nothing, with communicators that rehearse too.
   static Recording Rehearsal(Stream* stream);
 
   // From here to End what the thread enqueues on the stream is recorded and not run.
   void Begin();
   // Between Begin and End: `call` belongs here; it is not called before Replay. It may enqueue work
-  // on any stream, and must not wait for this one.
-  void Call(HostCall call);
+  // on any stream, and must not wait for this one. OK, but in a rehearsal what the call says.
+  Status Call(HostCall call);
   void End();
   // Launches and calls, in the order of the recording, to the first call that fails. Does not wait
   // for the stream.

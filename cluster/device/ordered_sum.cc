@@ -1,7 +1,9 @@
 #include "cluster/device/ordered_sum.h"
 
 #include <algorithm>
+#include <vector>
 
+#include "cluster/device/buffer.h"
 #include "cluster/device/cuda_device.h"
 
 namespace trireme {
@@ -30,6 +32,25 @@ void SumTyped(const SumOrder& order, std::span<const void* const> inputs, void* 
 }
 
 }  // namespace
+
+void LoadSumKernels(Stream& stream) {
+  if (stream.device() == DeviceKind::kCpu) return;
+  (void)stream.native();  // this thread's GPU is the stream's
+  constexpr int64_t kBytes = 1024;
+  const Buffer memory(kBytes, stream.device());
+  const std::vector<const void*> inputs(8, memory.data());
+  // Those of the trees that have kernels of their own, and any other sum.
+  for (const std::vector<uint8_t>& additions : std::vector<std::vector<uint8_t>>{
+           {0, 1}, {0, 1, 0, 2}, {0, 1, 0, 2, 0, 1, 0, 3}, {0, 1, 1}}) {
+    const std::span<const void* const> some(inputs.data(), additions.size());
+    for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF64, DType::kI64}) {
+      // Not a multiple of any vector: its end has a kernel of its own.
+      const int64_t count = kBytes / ByteSize(dtype) - 1;
+      SumInOrder(stream, dtype, SumOrder(additions), some, memory.data(), count);
+    }
+  }
+  stream.Synchronize();
+}
 
 SumOrder::SumOrder(std::span<const uint8_t> additions_after)
     : inputs(static_cast<int>(additions_after.size())), additions{} {

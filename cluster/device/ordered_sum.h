@@ -29,5 +29,8 @@ struct SumOrder {
 // at another offset. Ordered on the stream. CHECKs the dtype.
 void SumInOrder(Stream& stream, DType dtype, const SumOrder& order,
                 std::span<const void* const> inputs, void* out, int64_t count);
+// Runs each kernel behind it once and waits: a GPU loads kernels when they are first run, and may
+// wait for all that run to do so. Nothing on a CPU.
+void LoadSumKernels(Stream& stream);
 
 }  // namespace trireme

@@ -115,7 +115,11 @@ void* EndCapture(int gpu, void* stream, const OperationLog& log) {
   size_t nodes = 0;
   Check(cudaGraphGetNodes(graph, nullptr, &nodes), gpu, log);
   cudaGraphExec_t exec = nullptr;
-  if (nodes > 0) Check(cudaGraphInstantiate(&exec, graph, 0), gpu, log);
+  if (nodes > 0) {
+    Check(cudaGraphInstantiate(&exec, graph, 0), gpu, log);
+    // Now, and not with the first launch: kernels of a rank's group may wait for one another by then.
+    Check(cudaGraphUpload(exec, AsStream(stream)), gpu, log);
+  }
   cudaGraphDestroy(graph);
   if (exec == nullptr) return nullptr;
   // The recording has scratch memory of its own; what the same steps took before goes back.

@@ -1,4 +1,5 @@
 // Files of a run's folder that something has damaged: a clear line, or they are passed over.
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -49,6 +50,16 @@ TEST_F(DamagedRunTest, AJournalIsRefusedWithItsLine) {
   const std::string line = "run/journal/journal.log: line 1 is damaged";
   ExpectRefused(place_.Run("status run"), 3, line);
   ExpectRefused(place_.Run("train run.yaml --set lr_schedule.steps=5"), 3, line);
+}
+
+TEST_F(DamagedRunTest, ChunksOfAnUnfinishedCheckpointGoWhenTheRunGoesOn) {
+  Train();
+  std::filesystem::create_directory(place_.Path("run/checkpoints/step_00000001"));
+  place_.Write("run/checkpoints/step_00000001/rank_00000_0.safetensors", "half of it");
+  const Outcome outcome = place_.Run("train run.yaml --set lr_schedule.steps=5");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_FALSE(place_.Exists("run/checkpoints/step_00000001"));
+  EXPECT_TRUE(place_.Exists("run/checkpoints/step_00000004/manifest.json"));
 }
 
 }  // namespace

@@ -67,6 +67,52 @@ TEST_F(NcclTest, SmallMessagesNeedNoNcclAndLargeOnesOneConnectionADirection) {
   EXPECT_EQ(Fake().calls("ncclCommInitRankConfig"), 4) << "two directions, two ends";
 }
 
+TEST_F(NcclTest, ARehearsalSendsNothingAndItsEndConnects) {
+  OnEveryNcclRank(3, {}, [&](TestRank& r) {
+    auto comm = r.All(), unused = r.All(2);
+    const int before = (r.rank + 2) % 3, behind = (r.rank + 1) % 3;
+    std::vector<float> sums(50'000, 1.0f), large(50'000, 2.0f + r.rank), in(50'000);
+    const auto sum_and_hand_on = [&] {
+      std::vector<Work> works;
+      works.push_back(comm->AllReduce(Ref(sums)));
+      works.push_back(comm->Send(Ref(large), behind, 0));
+      works.push_back(comm->Receive(Ref(in), before, 0));
+      for (Work& work : works) EXPECT_DONE(work);
+    };
+    comm->BeginRehearsal();
+    unused->BeginRehearsal();
+    sum_and_hand_on();  // whatever the others do
+    EXPECT_EQ(sums, std::vector<float>(50'000, 1.0f));
+    EXPECT_EQ(in, std::vector<float>(50'000));
+    EXPECT_TRUE(comm->EndRehearsal(kSoon).ok());
+    EXPECT_TRUE(unused->EndRehearsal(kSoon).ok());
+    sum_and_hand_on();
+    EXPECT_EQ(sums, std::vector<float>(50'000, 3.0f));
+    EXPECT_EQ(in, std::vector<float>(50'000, 2.0f + before));
+    EXPECT_EQ(Fake().calls("ncclCommInitRankConfig"), 3 + 2 * 3) << "made by the end alone";
+    Work met = comm->Barrier();
+    EXPECT_DONE(met);
+  });
+  EXPECT_EQ(Fake().aborts(), 0);
+}
+
+TEST_F(NcclTest, APeerThatDoesNotConnectIsToldWithItsRank) {
+  OnEveryNcclRank(2, {}, [&](TestRank& r) {
+    auto comm = r.All();
+    std::vector<float> large(50'000);
+    comm->BeginRehearsal();
+    Work work = r.rank == 0 ? comm->Send(Ref(large), 1, 0) : comm->Receive(Ref(large), 0, 0);
+    EXPECT_DONE(work);
+    if (r.rank == 0) {
+      const Status status = comm->EndRehearsal(50'000);
+      EXPECT_EQ(status.code(), StatusCode::kDeadlineExceeded);
+      EXPECT_NE(status.message().find("connecting: Send 0 of group 'all'"), std::string::npos)
+          << status.message();
+      EXPECT_NE(status.message().find("waiting for rank 1"), std::string::npos) << status.message();
+    }
+  });
+}
+
 TEST_F(NcclTest, FastSumsAreNcclsOwn) {
   const NcclOptions fast{.fast_sums = true};
   OnEveryNcclRank(3, fast, [&](TestRank& r) {

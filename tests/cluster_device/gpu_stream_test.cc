@@ -134,13 +134,14 @@ TEST(RecordingTest, LaunchesAndCallsComeInTheirOrder) {
   int calls = 0;
   recording.Begin();
   AddInPlace(stream, Floats(a), Floats(one), 100);
-  recording.Call([&] {
+  const Recording::HostCall on_the_side = [&] {
     ++calls;
     side.Wait(stream.Record());
     AddInPlace(side, Floats(b), Floats(a), 100);
     stream.Wait(side.Record());
     return OkStatus();
-  });
+  };
+  EXPECT_TRUE(recording.Call(on_the_side).ok());
   AddInPlace(stream, Floats(a), Floats(one), 100);
   recording.End();
   EXPECT_EQ(calls, 0);
@@ -161,10 +162,14 @@ TEST(RecordingTest, ACallThatFailsEndsTheReplayAndStretchesWithoutWorkAreNoGraph
   Recording recording(&stream);
   bool fails = false;
   recording.Begin();
-  recording.Call([] { return OkStatus(); });
+  const Recording::HostCall nothing = [] { return OkStatus(); };
+  EXPECT_TRUE(recording.Call(nothing).ok());
   AddInPlace(stream, Floats(a), Floats(one), 100);
-  recording.Call([&] { return fails ? UnavailableError("a peer is lost") : OkStatus(); });
-  recording.Call([] { return OkStatus(); });
+  const Recording::HostCall meets = [&] {
+    return fails ? UnavailableError("a peer is lost") : OkStatus();
+  };
+  EXPECT_TRUE(recording.Call(meets).ok());
+  EXPECT_TRUE(recording.Call(nothing).ok());
   AddInPlace(stream, Floats(a), Floats(one), 100);
   recording.End();
   EXPECT_EQ(recording.graphs(), 2);
@@ -175,7 +180,7 @@ TEST(RecordingTest, ACallThatFailsEndsTheReplayAndStretchesWithoutWorkAreNoGraph
   EXPECT_EQ(Read(stream, a)[0], 3.0f) << "what comes behind is not launched";
 }
 
-TEST(RecordingTest, ARehearsalRunsTheWorkAndLeavesOutTheCalls) {
+TEST(RecordingTest, ARehearsalRunsWorkAndCallsAsTheyCome) {
   Stream stream(Gpu{0});
   Buffer a(400, DeviceKind::kCuda), one(400, DeviceKind::kCuda);
   const std::vector<float> ones(100, 1.0f);
@@ -189,11 +194,14 @@ TEST(RecordingTest, ARehearsalRunsTheWorkAndLeavesOutTheCalls) {
   rehearsal.Begin();
   AddInPlace(stream, Floats(a), Floats(one), 100);
   EXPECT_TRUE(CallOrRecord(&rehearsal, call).ok());
-  rehearsal.End();
-  EXPECT_EQ(calls, 0);
-  EXPECT_EQ(Read(stream, a)[0], 1.0f);
-  EXPECT_TRUE(CallOrRecord(nullptr, call).ok());
   EXPECT_EQ(calls, 1);
+  EXPECT_EQ(Read(stream, a)[0], 1.0f);
+  const Recording::HostCall lost = [] { return UnavailableError("a peer is lost"); };
+  EXPECT_EQ(CallOrRecord(&rehearsal, lost).message(), "a peer is lost");
+  rehearsal.End();
+  EXPECT_EQ(rehearsal.graphs(), 0);
+  EXPECT_TRUE(CallOrRecord(nullptr, call).ok());
+  EXPECT_EQ(calls, 2);
 }
 
 TEST(RecordingTest, TimedStreamsAreNotRecorded) {

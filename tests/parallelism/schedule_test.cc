@@ -51,6 +51,27 @@ TEST(ScheduleTest, GeneratedSchedulesAreValidAndPeaksAreThePapers) {
   }
 }
 
+// By hand: of 1F1B the last gradients go up without anything coming down any more.
+TEST(ScheduleTest, SendsAreUnconfirmedUntilSomethingComesBack) {
+  const auto peaks = [](const Schedule& schedule) {
+    std::string text;
+    for (const UnconfirmedSends& peak : PeakUnconfirmedSends(schedule)) {
+      text += StrCat(peak.down, "/", peak.up, " ");
+    }
+    return text;
+  };
+  EXPECT_EQ(peaks(GPipeSchedule(3, 4)), "4/0 4/4 0/4 ");
+  EXPECT_EQ(peaks(OneForwardOneBackwardSchedule(1, 4)), "0/0 ");
+  EXPECT_EQ(peaks(OneForwardOneBackwardSchedule(2, 8)), "2/0 0/2 ");
+  EXPECT_EQ(peaks(OneForwardOneBackwardSchedule(4, 16)), "4/0 3/4 2/3 0/2 ");
+  // Stage 1 hands back each gradient at once, and stage 0 looks at none before the last is sent.
+  const auto late = ParseSchedule(
+      "0F0 0F1 0F2 0B0 0B1 0B2\n"
+      "1F0 1B0 1F1 1B1 1F2 1B2\n");
+  ASSERT_TRUE(late.ok());
+  EXPECT_EQ(peaks(*late), "3/0 0/3 ");
+}
+
 // Narayanan et al. 2021: the bubble is (p - 1) / m of the ideal time, (p - 1) / (m + p - 1) of all.
 TEST(ScheduleTest, BubbleIsThePapers) {
   const ScheduleCosts costs = ScheduleCosts::Uniform(4, 1, 1, 1);

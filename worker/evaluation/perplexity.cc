@@ -79,8 +79,8 @@ Result<PerplexityResult> EvaluatePerplexity(LanguageModel* model, const TokenStr
       }
       for (int64_t i = 0; i <= count; ++i) {
         if (window[i] >= 0 && window[i] < vocab) continue;
-        return DataLossError(StrCat("token ", begin + i, " is ", window[i],
-                                    ", but the model's vocabulary has ", vocab));
+        return InvalidArgumentError(StrCat("token ", begin + i, " is ", window[i],
+                                           ", but the model's vocabulary has ", vocab));
       }
       // The stream's first token is seen, and predicted only behind a BOS.
       if (bytes && begin == 0 && !options.bos) bytes->Add(window[0], false);

@@ -96,6 +96,7 @@ Status TrainingStep::EnqueueInto(Recording* recording) {
 Result<std::unique_ptr<TrainingStep::Recorded>> TrainingStep::Record() {
   auto recorded = std::make_unique<Recorded>(Recorded{Recording(options_.stream), {}});
   RETURN_IF_ERROR(EnqueueInto(&recorded->recording));
+  options_.stream->Synchronize();  // graphs are on the GPU before anyone goes on
   recorded->losses = options_.stage->ForgetLosses();
   options_.store->BeginStep();
   return recorded;
@@ -105,11 +106,16 @@ Status TrainingStep::Rehearse() {
   SetPhase("rehearse");
   options_.store->BeginStep();
   Recording rehearsal = Recording::Rehearsal(options_.stream);
+  options_.groups->BeginRehearsal();
   RETURN_IF_ERROR(EnqueueInto(&rehearsal));
+  RETURN_IF_ERROR(options_.groups->Settle(options_.timeout));
   options_.stream->Synchronize();
   options_.stage->ForgetLosses();
   rehearsed_ = true;
-  return MeetOthers("rehearsing a step");
+  // What connects may wait for kernels that run, so one group after the other does it alone.
+  RETURN_IF_ERROR(MeetOthers("rehearsing a step"));
+  RETURN_IF_ERROR(options_.groups->EndRehearsal(options_.timeout));
+  return MeetOthers("connecting");
 }
 
 Status TrainingStep::MeetOthers(const char* why) {

@@ -69,6 +69,14 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsig
   return cudaSuccess;
 }
 
+// Nothing has to be carried here; but it is a work of the stream.
+cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t handle) {
+  const auto stream = Queues::Get().Find(handle);
+  if (stream == nullptr) return Fail(cudaErrorInvalidResourceHandle);
+  const std::lock_guard lock(Queues::Get().mutex);
+  return stream->capture == nullptr ? cudaSuccess : Fail(cudaErrorStreamCaptureUnsupported);
+}
+
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t handle) {
   const auto stream = Queues::Get().Find(handle);
   if (stream == nullptr) return Fail(cudaErrorInvalidResourceHandle);

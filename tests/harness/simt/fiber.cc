@@ -8,6 +8,8 @@
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
+#elif defined(__SANITIZE_THREAD__)
+#include <sanitizer/tsan_interface.h>
 #endif
 
 #if !defined(__x86_64__)
@@ -44,7 +46,7 @@ namespace trireme::simt {
 namespace {
 
 constexpr size_t kGuardBytes = 4096;
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr size_t kStackBytes = size_t{512} << 10;
 #else
 constexpr size_t kStackBytes = size_t{128} << 10;
@@ -60,9 +62,17 @@ Fiber::Fiber() {
   CHECK(memory != MAP_FAILED) << "no memory for a fiber's stack";
   CHECK_EQ(mprotect(memory, kGuardBytes, PROT_NONE), 0);
   memory_ = static_cast<std::byte*>(memory);
+#if defined(__SANITIZE_THREAD__)
+  sanitizer_fiber_ = __tsan_create_fiber(0);
+#endif
 }
 
-Fiber::~Fiber() { munmap(memory_, kGuardBytes + kStackBytes); }
+Fiber::~Fiber() {
+#if defined(__SANITIZE_THREAD__)
+  __tsan_destroy_fiber(sanitizer_fiber_);
+#endif
+  munmap(memory_, kGuardBytes + kStackBytes);
+}
 
 void Fiber::Start(void (*entry)(void*), void* argument) {
   entry_ = entry;
@@ -87,6 +97,10 @@ void Fiber::Resume() {
   trireme_simt_switch(&caller_, here_);
   __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
 #else
+#if defined(__SANITIZE_THREAD__)
+  sanitizer_caller_ = __tsan_get_current_fiber();
+  __tsan_switch_to_fiber(sanitizer_fiber_, 0);
+#endif
   trireme_simt_switch(&caller_, here_);
 #endif
 }
@@ -100,6 +114,8 @@ void Fiber::Arrived(void* fake_stack) {
 void Fiber::LeaveFor(void** save, bool for_good) {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_start_switch_fiber(for_good ? nullptr : &fake_stack_, caller_bottom_, caller_bytes_);
+#elif defined(__SANITIZE_THREAD__)
+  __tsan_switch_to_fiber(sanitizer_caller_, 0);
 #endif
   trireme_simt_switch(save, caller_);
 }

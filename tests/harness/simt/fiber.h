@@ -32,10 +32,12 @@ class Fiber {
   void* caller_ = nullptr;       // stack pointer of the suspended Resume
   void (*entry_)(void*) = nullptr;
   void* argument_ = nullptr;
-  // What the address sanitizer wants to know of both stacks.
+  // What the sanitizers of addresses and of threads want to know of both stacks.
   void* fake_stack_ = nullptr;
   const void* caller_bottom_ = nullptr;
   size_t caller_bytes_ = 0;
+  void* sanitizer_fiber_ = nullptr;
+  void* sanitizer_caller_ = nullptr;
 };
 
 }  // namespace trireme::simt
