@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
+#include <csignal>
 #include <cstdio>
 #include <exception>
 #include <iostream>
@@ -137,6 +138,9 @@ int Run(int argc, char** argv) {
 }  // namespace trireme
 
 int main(int argc, char** argv) {
+  // A file that would grow past the shell's limit (ulimit -f) is an error of the write, as a full
+  // disk is, and no death.
+  std::signal(SIGXFSZ, SIG_IGN);
   google::InitGoogleLogging(argv[0]);
   FLAGS_logtostderr = true;
   FLAGS_minloglevel = google::GLOG_WARNING;

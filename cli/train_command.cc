@@ -227,7 +227,7 @@ Status TrainInThreads(const TrainCommand& command) {
       TrainingWorkerOptions options;
       options.coordinator = coordinator->endpoint();
       options.transport = world[rank].get();
-      options.workers_in_process = options.workers_on_host = workers;
+      options.workers_on_host = workers;
       options.worker_on_host = rank - 1;
       options.on_gpu = run.config->device() == "cuda";
       options.threads = static_cast<int>(run.config->threads());

@@ -1,5 +1,6 @@
 #include "cli/training_run.h"
 
+#include <algorithm>
 #include <filesystem>
 
 #include "cli/config_folders.h"
@@ -8,6 +9,7 @@
 #include "cli/run_continuation.h"
 #include "cluster/base/version.h"
 #include "cluster/device/gpu_info.h"
+#include "coordinator/journal.h"
 #include "proto/config.pb.h"
 #include "proto/manifest.pb.h"
 #include "storage/checkpoint_location.h"
@@ -21,6 +23,7 @@
 #include "worker/model/weight_source.h"
 #include "worker/text/tokenizer.h"
 #include "worker/training/data_feed.h"
+#include "worker/training/run_setup.h"
 
 namespace trireme {
 namespace {
@@ -42,13 +45,26 @@ Status CheckFresh(const proto::Config& config) {
                                      "checkpoint.store=NEW)"));
 }
 
+// A run that ended while its first checkpoint was written has chunks and no manifest, and by its
+// journal no checkpoint that ever was: it begins again. A manifest that once was is another matter.
+bool NoCheckpointEverWas(const ObjectStore& store, const std::string& run_dir) {
+  const auto steps = ListCheckpoints(store);
+  const auto records = ReadJournal(run_dir);
+  if (!steps.ok() || !steps->empty() || !records.ok() || records->empty()) return false;
+  return std::none_of(records->begin(), records->end(),
+                      [](const JournalRecord& record) { return record.kind == "checkpoint"; });
+}
+
 // The newest checkpoint that verifies goes into `run`.
-Status FindCheckpoint(const std::string& url, TrainingRun* run,
+Status FindCheckpoint(const std::string& url, const std::string& run_dir, TrainingRun* run,
                       std::unique_ptr<proto::Manifest>* recorded) {
   ASSIGN_OR_RETURN(const std::unique_ptr<ObjectStore> store, OpenStore(url));
   const auto newest = OpenNewestCheckpoint(*store, &run->set_aside);
   if (!newest.ok()) {
-    return newest.status().code() == StatusCode::kNotFound ? OkStatus() : newest.status();
+    const bool is_new =
+        newest.status().code() == StatusCode::kNotFound || NoCheckpointEverWas(*store, run_dir);
+    if (is_new) run->set_aside.clear();
+    return is_new ? OkStatus() : newest.status();
   }
   const CheckpointReader& reader = *newest.value();
   run->start_step = reader.step();
@@ -90,7 +106,7 @@ Status LookAtStore(const proto::Config& written, bool fresh, const ConfigPlaces&
   named.mutable_model()->set_preset("llama-5m");
   RETURN_IF_ERROR(FillDefaults(&named));
   if (fresh) RETURN_IF_ERROR(CheckFresh(named));
-  RETURN_IF_ERROR(FindCheckpoint(named.checkpoint().store(), run, recorded));
+  RETURN_IF_ERROR(FindCheckpoint(named.checkpoint().store(), named.run().dir(), run, recorded));
   if (*recorded == nullptr) return CheckStore(named);
   return CheckOwner((*recorded)->config(), named, places);
 }
@@ -138,6 +154,14 @@ Status TakeTokenIds(proto::Config* config) {
 void SettleDevice(bool gpus, proto::Config* config) {
   if (!config->device().empty() && config->device() != "auto") return;
   config->set_device(gpus ? "cuda" : "cpu");
+}
+
+// A schedule of the user's own is read before anything starts.
+Status CheckSchedule(const proto::Config& config, const ConfigPlaces& places) {
+  const auto schedule =
+      ScheduleFor(config, static_cast<int>(MicrobatchesPerStep(config) / config.layout().data()));
+  if (schedule.ok()) return OkStatus();
+  return schedule.status().WithContext(places.PlaceOf("layout.pipeline_schedule"));
 }
 
 // `trained_on`: fingerprints of the files up to the checkpoint, or none.
@@ -197,6 +221,7 @@ Result<TrainingRun> PrepareTraining(const RunFileOptions& file, bool fresh, bool
     RETURN_IF_ERROR(FillDefaults(config.get()));
   }
   RETURN_IF_ERROR(CheckConfig(*config, places));
+  RETURN_IF_ERROR(CheckSchedule(*config, places));
   run.finished = run.start_step >= config->lr_schedule().steps();
   if (!run.finished) RETURN_IF_ERROR(LookAtData(*config, trained_on, places, &run));
   run.config = config;

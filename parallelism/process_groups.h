@@ -38,7 +38,7 @@ class ProcessGroups {
   static constexpr uint16_t kFirstFreeId = 16;
   Communicator* Among(const std::string& name, const std::vector<int>& ranks, uint16_t group_id);
 
-  // Communicator::Settle, and the others, of all groups but World(), in the same order on all ranks.
+  // Communicator::Settle, and the others, of all groups but World(), in the same order everywhere.
   Status Settle(Micros timeout);
   void BeginRehearsal();
   Status EndRehearsal(Micros timeout);

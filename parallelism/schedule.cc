@@ -48,22 +48,22 @@ Schedule OneForwardOneBackwardSchedule(int stages, int microbatches) {
 Result<Schedule> MakeSchedule(const std::string& name, int stages, int microbatches) {
   if (name == "gpipe") return GPipeSchedule(stages, microbatches);
   if (name == "1f1b" || name.empty()) return OneForwardOneBackwardSchedule(stages, microbatches);
+  const std::string place = StrCat("layout.pipeline_schedule: ", name);
   std::ifstream file(name);
   if (!file) {
-    return InvalidArgumentError(StrCat("layout.pipeline_schedule: '", name,
-                                       "': expected gpipe, 1f1b or a readable CSV file"));
+    return InvalidArgumentError(StrCat(place, ": expected gpipe, 1f1b or a readable CSV file"));
   }
   std::ostringstream text;
   text << file.rdbuf();
   Result<Schedule> schedule = ParseSchedule(text.str());
-  if (!schedule.ok()) return schedule.status().WithContext(name);
+  if (!schedule.ok()) return schedule.status().WithContext(place);
   if (schedule->stages != stages || schedule->microbatches != microbatches) {
-    return InvalidArgumentError(StrCat(name, ": ", schedule->stages, " stages and ",
+    return InvalidArgumentError(StrCat(place, ": ", schedule->stages, " stages and ",
                                        schedule->microbatches, " microbatches: expected ", stages,
                                        " stages and ", microbatches, " microbatches a data rank"));
   }
   const Status valid = ValidateSchedule(*schedule);
-  if (!valid.ok()) return valid.WithContext(name);
+  if (!valid.ok()) return valid.WithContext(place);
   return schedule;
 }
 

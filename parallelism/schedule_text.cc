@@ -121,6 +121,7 @@ std::string ScheduleToCsv(const Schedule& schedule) { return Join(schedule, ',')
 
 Result<Schedule> ParseSchedule(std::string_view text) {
   Schedule schedule;
+  if (text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);  // some editors' mark of UTF-8
   while (!text.empty()) {
     const size_t end = text.find('\n');
     std::string_view line = text.substr(0, end);

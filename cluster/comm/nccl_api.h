@@ -1,8 +1,9 @@
 // NCCL's entry points, loaded at run time: a program needs no NCCL to be built, none to run without
-// several GPUs, and tests load one of their own. Types and values are those of nccl.h 2.18 to 2.28
+// several GPUs, and tests load one of their own. Types and values are those of nccl.h 2.27 to 2.28
 // (tests/cluster_comm_gpu/nccl_header_test.cc compares with the header where the build finds it).
 #pragma once
 
+#include <climits>
 #include <cstddef>
 #include <memory>
 #include <string>
@@ -32,13 +33,18 @@ struct UniqueId {
   char internal[128];
 };
 
-// The head of ncclConfig_t, as of 2.14; `size` and `version` say so, and NCCL takes its defaults
+inline constexpr int kDefault = INT_MIN;  // NCCL decides
+
+// The head of ncclConfig_t, as of 2.17; `size` and `version` say so, and NCCL takes its defaults
 // for all that came later.
 struct Config {
   size_t size = sizeof(Config);
   unsigned magic = 0xcafebeef;
-  unsigned version = 21400;
+  unsigned version = 21700;
   int blocking = 0;
+  int cga_cluster_size = kDefault;
+  int ctas_min = kDefault;
+  int ctas_max = kDefault;  // blocks, each of them on a multiprocessor, that an operation may take
 };
 
 struct Api {
@@ -72,7 +78,7 @@ struct Api {
 
 // The library at TRIREME_NCCL_LIBRARY, or libnccl.so.2 where the loader finds it. Loaded once and
 // never unloaded. kUnavailable with one line when it is missing, lacks a function or is older than
-// 2.18.
+// 2.27.3.
 trireme::Result<const Api*> Load();
 // "2.28.9".
 std::string VersionText(int version);

@@ -130,6 +130,7 @@ bool NcclChannel::Connect() {
         return true;
       }
       nccl::Config config;
+      config.ctas_max = place_.ctas_max;
       (void)stream_->native();  // this thread's GPU is the stream's
       state_ = State::kStarting;
       const int result = api_->CommInitRankConfig(&comm_, place_.size, *id_, place_.rank, &config);

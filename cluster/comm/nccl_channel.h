@@ -55,6 +55,7 @@ class NcclChannel {
     std::string what;  // "group 'data' (id 3, generation 1)", for messages
     int rank;
     int size;
+    int ctas_max = nccl::kDefault;
   };
   // Sends or receives the unique id, and then ends; rank 0 has filled it in.
   using Exchange = std::function<Work(nccl::UniqueId* id)>;

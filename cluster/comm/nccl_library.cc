@@ -9,9 +9,9 @@
 namespace trireme::nccl {
 namespace {
 
-// Config{blocking} is understood from 2.14 on; finalize and the errors of non-blocking
-// communicators are dependable from here.
-constexpr int kVersionMin = 21800;
+// Before it, the calls that one thread had begun on non-blocking communicators shared one job: a
+// second one, while the first was in progress, was refused (2.18) or overwrote it (to 2.26).
+constexpr int kVersionMin = 22703;
 
 trireme::Result<const Api*> LoadFrom(const std::string& path) {
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);

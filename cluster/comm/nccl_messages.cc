@@ -3,6 +3,14 @@
 #include <algorithm>
 
 namespace trireme {
+namespace {
+
+// A receive that is posted ahead waits on the GPU beside the products that it is to overlap with,
+// and each of its blocks takes a multiprocessor from them.
+constexpr int kMessageCtas = 4;
+
+}  // namespace
+
 NcclMessages::NcclMessages(const nccl::Api* api, std::shared_ptr<NcclReaper> reaper,
                            std::shared_ptr<CommGroup> group, Communicator* payload,
                            Communicator* control, std::shared_ptr<HostStage> stage)
@@ -211,7 +219,7 @@ NcclChannel& NcclMessages::ChannelFor(int sender, int receiver) {
     const bool sends = sender == group_->rank;
     const NcclChannel::Place place{
         StrCat("messages from rank ", sender, " to ", receiver, " of ", group_->Describe()),
-        sends ? 0 : 1, 2};
+        sends ? 0 : 1, 2, kMessageCtas};
     const auto exchange = [control = control_, sends, sender, receiver](nccl::UniqueId* id) {
       return sends ? control->Send(BytesOf(id), receiver, kIdTag)
                    : control->Receive(BytesOf(id), sender, kIdTag);

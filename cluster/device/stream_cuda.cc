@@ -117,7 +117,7 @@ void* EndCapture(int gpu, void* stream, const OperationLog& log) {
   cudaGraphExec_t exec = nullptr;
   if (nodes > 0) {
     Check(cudaGraphInstantiate(&exec, graph, 0), gpu, log);
-    // Now, and not with the first launch: kernels of a rank's group may wait for one another by then.
+    // Now, and not with the first launch: by then kernels of a group may wait for one another.
     Check(cudaGraphUpload(exec, AsStream(stream)), gpu, log);
   }
   cudaGraphDestroy(graph);

@@ -9,6 +9,7 @@ namespace trireme {
 namespace {
 
 using testing::HasSubstr;
+using testing::Not;
 
 class DamagedRunTest : public SmallRunTest {
  protected:
@@ -50,6 +51,34 @@ TEST_F(DamagedRunTest, AJournalIsRefusedWithItsLine) {
   const std::string line = "run/journal/journal.log: line 1 is damaged";
   ExpectRefused(place_.Run("status run"), 3, line);
   ExpectRefused(place_.Run("train run.yaml --set lr_schedule.steps=5"), 3, line);
+}
+
+// By the journal no checkpoint was ever finished, so there is nothing that could be missing.
+TEST_F(DamagedRunTest, ARunThatEndedInItsFirstCheckpointBeginsAgain) {
+  MakeTokens();
+  const Outcome killed =
+      place_.Run("train run.yaml", "TRIREME_FAULT=0:2:manifest.before_commit:kill ");
+  EXPECT_NE(killed.exit_code, 0);
+  ASSERT_TRUE(place_.Exists("run/checkpoints/step_00000002"));
+  const Outcome again = place_.Run("train run.yaml");
+  ASSERT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_THAT(again.out + again.err, Not(HasSubstr("set aside")));
+  EXPECT_TRUE(place_.Exists("run/checkpoints/step_00000004/manifest.json"));
+  // Manifests that were there and are gone are told.
+  for (const char* step : {"step_00000002", "step_00000004"}) {
+    std::filesystem::remove(place_.Path(std::string("run/checkpoints/") + step + "/manifest.json"));
+  }
+  ExpectRefused(place_.Run("train run.yaml"), 4, "none of 2 checkpoints verifies");
+}
+
+TEST_F(DamagedRunTest, WeightsThatAreNotFiniteAreNotSaved) {
+  MakeTokens();
+  const Outcome outcome = place_.Run(
+      "train run.yaml --set optimizer.lr=1e38 --set checkpoint.every_steps=1 --set "
+      "lr_schedule.name=constant --set lr_schedule.warmup_steps=0");
+  EXPECT_EQ(outcome.exit_code, 3) << outcome.err;
+  EXPECT_FALSE(place_.Exists("run/checkpoints/step_00000001/manifest.json"));
+  EXPECT_THAT(place_.Read("run/events.jsonl"), HasSubstr("has values that are not finite"));
 }
 
 TEST_F(DamagedRunTest, ChunksOfAnUnfinishedCheckpointGoWhenTheRunGoesOn) {

@@ -30,6 +30,15 @@ class FullDiskTest : public SmallRunTest {
   static constexpr char kNoSpace[] = "No space left on device";
 };
 
+// The shell's limit on the size of files: an error like another.
+TEST_F(FullDiskTest, ALimitOnFilesIsTold) {
+  const std::string limit = "ulimit -f 8 &&";
+  ExpectRefused(
+      place_.Run("pack text.txt text.txt text.txt --tokenizer tokenizer.json --out large", limit),
+      4, "cannot be written: File too large");
+  EXPECT_FALSE(place_.Exists("large.bin"));
+}
+
 TEST_F(FullDiskTest, Clean) {
   ExpectRefused(place_.Run("clean text.txt --out small/clean.jsonl", OnDiskOf("16k")), 4,
                 "small/clean.jsonl: cannot be written: No space left on device");

@@ -199,6 +199,17 @@ TEST_F(WrongRequestsTest, ATokenizerGoesWithAnExport) {
   EXPECT_FALSE(place_.Exists("other"));
 }
 
+TEST_F(WrongRequestsTest, AScheduleThatDoesNotFitIsToldBeforeAnythingStarts) {
+  MakeTokens();
+  place_.Write("one.csv", "0F0,0B0,0F1,0B1,0F2,0B2,0F3,0B3\n");
+  ExpectRefused(place_.Run("train run.yaml --set layout.pipeline=2 --set "
+                           "layout.pipeline_schedule=one.csv"),
+                2,
+                "--set layout.pipeline_schedule=one.csv: layout.pipeline_schedule: one.csv: 1 "
+                "stages and 4 microbatches: expected 2 stages and 4 microbatches a data rank");
+  EXPECT_FALSE(place_.Exists("run"));
+}
+
 // A preset's special ids are those of its own vocabulary.
 TEST_F(WrongRequestsTest, APresetSpeaksTheTokenizersIds) {
   MakeTokens();

@@ -22,6 +22,10 @@ static_assert(offsetof(Config, size) == offsetof(ncclConfig_t, size));
 static_assert(offsetof(Config, magic) == offsetof(ncclConfig_t, magic));
 static_assert(offsetof(Config, version) == offsetof(ncclConfig_t, version));
 static_assert(offsetof(Config, blocking) == offsetof(ncclConfig_t, blocking));
+static_assert(offsetof(Config, cga_cluster_size) == offsetof(ncclConfig_t, cgaClusterSize));
+static_assert(offsetof(Config, ctas_min) == offsetof(ncclConfig_t, minCTAs));
+static_assert(offsetof(Config, ctas_max) == offsetof(ncclConfig_t, maxCTAs));
+static_assert(kDefault == NCCL_CONFIG_UNDEF_INT);
 
 TEST(NcclHeaderTest, TheHeadOfAConfigIsNccls) {
   const ncclConfig_t theirs = NCCL_CONFIG_INITIALIZER;

@@ -1,9 +1,7 @@
 // The real NCCL, ranks on one GPU.
 #include <cstdlib>
-#include <vector>
 
 #include "cluster/comm/nccl_group.h"
-#include "cluster/device/buffer.h"
 #include "cluster/device/ordered_sum.h"
 #include "tests/cuda_training/nccl_training_world.h"
 #include "tests/harness/nccl_on_one_gpu.h"
@@ -12,18 +10,14 @@ namespace trireme {
 namespace {
 
 // What is loaded, or measured, when it is first launched may wait for all kernels that run, and
-// those of another rank for this one's message. A rehearsal loads most; here is what it leaves out.
+// those of another rank for this one's message: here ranks share a GPU, and some have begun to
+// train while others still rehearse.
 bool LoadAll() {
+  setenv("CUDA_MODULE_LOADING", "EAGER", 1);  // before the GPU is first used
   setenv("TRIREME_MATMUL_TUNE", "0", 1);
   NcclOfRank(0);
   Stream stream(Gpu{0});
-  const Buffer values(1 << 12, DeviceKind::kCuda);
-  const std::vector<const void*> inputs = {values.data(), values.data()};
-  const std::vector<uint8_t> additions = {0, 1};
-  for (const DType dtype : {DType::kF32, DType::kF64, DType::kI64}) {
-    SumInOrder(stream, dtype, SumOrder(additions), inputs, values.data(), 64);
-  }
-  stream.Synchronize();
+  LoadSumKernels(stream);
   return true;
 }
 

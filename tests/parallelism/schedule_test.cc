@@ -92,6 +92,10 @@ TEST(ScheduleTest, BackwardWithoutAWeightPassIsBoth) {
   ASSERT_TRUE(schedule.ok()) << schedule.status().message();
   EXPECT_EQ(ScheduleToString(*schedule), "0F0 0B0 0W0 0F1 0B1 0W1\n1F0 1B0 1W0 1F1 1B1 1W1\n");
   EXPECT_TRUE(ValidateSchedule(*schedule).ok());
+  EXPECT_TRUE(ParseSchedule("\xef\xbb\xbf"
+                            "0F0,0B0\n")
+                  .ok())
+      << "a mark of UTF-8 before it";
 }
 
 std::string ParseError(const std::string& text) {
@@ -139,11 +143,11 @@ TEST(ScheduleTest, DeadlockIsFoundOnPaper) {
 
 TEST(ScheduleTest, MakeScheduleRefusesWhatDoesNotFit) {
   EXPECT_EQ(MakeSchedule("zigzag", 2, 4).status().message(),
-            "layout.pipeline_schedule: 'zigzag': expected gpipe, 1f1b or a readable CSV file");
+            "layout.pipeline_schedule: zigzag: expected gpipe, 1f1b or a readable CSV file");
   const std::string path = StrCat(TRIREME_TESTDATA, "/schedules/1f1b_4x6.csv");
   EXPECT_TRUE(MakeSchedule(path, 4, 6).ok());
   EXPECT_EQ(MakeSchedule(path, 4, 8).status().message(),
-            path +
+            "layout.pipeline_schedule: " + path +
                 ": 4 stages and 6 microbatches: expected 4 stages and 8 microbatches a data "
                 "rank");
 }

@@ -74,6 +74,21 @@ Status LoadState(const proto::Config& config, const std::string& checkpoint,
   return OkStatus();
 }
 
+namespace {
+
+// Zero times a value is zero, but for those that are not finite.
+bool AllFinite(const float* values, int64_t count) {
+  constexpr int64_t kBlock = 4096;
+  for (int64_t begin = 0; begin < count; begin += kBlock) {
+    float sum = 0;
+    for (int64_t i = begin; i < std::min(count, begin + kBlock); ++i) sum += values[i] * 0.0f;
+    if (sum != 0) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
 Result<std::string> WriteCheckpointPart(const proto::Config& config, int64_t step,
                                         uint64_t generation, int rank,
                                         const std::vector<StateTensor>& state,
@@ -93,6 +108,13 @@ Result<std::string> WriteCheckpointPart(const proto::Config& config, int64_t ste
                       tensor.box, values});
   }
   stream.Synchronize();
+  // It would push out the good ones, and nobody could go on from it.
+  for (size_t i = 0; i < state.size(); ++i) {
+    const auto* values = reinterpret_cast<const float*>(pieces[i].data);
+    if (state[i].kind != StateTensor::Kind::kWeight) continue;
+    if (AllFinite(values, state[i].tensor.elements())) continue;
+    return DataLossError(StrCat(state[i].name, " has values that are not finite"));
+  }
   ChunkOptions options;
   options.step = step;
   options.generation = static_cast<int64_t>(generation);

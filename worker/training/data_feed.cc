@@ -97,8 +97,8 @@ void DataFeed::Reserve(int64_t microbatches, Batch* batch) const {
   batch->uploaded.Synchronize();
   batch->loaded.clear();
   if (microbatches <= batch->reserved) return;
-  batch->reserved = microbatches;
-  const int64_t bytes = microbatches * 4 * rows_ * length_ * ByteSize(DType::kI32);
+  batch->reserved = std::max(microbatches, reserve_);
+  const int64_t bytes = batch->reserved * MicrobatchBytes();
   batch->memory = pinned_ ? Buffer::Pinned(bytes, "batch") : Buffer(bytes);
 }
 
@@ -122,7 +122,7 @@ void DataFeed::Upload(Stream* stream) {
   if (on_device_.bytes() < memory.bytes()) {
     on_device_ = Buffer(memory.bytes(), stream->device(), "batch");
   }
-  stream->Copy(on_device_.data(), memory.data(), memory.bytes());
+  stream->Copy(on_device_.data(), memory.data(), std::ssize(now_.loaded) * MicrobatchBytes());
   now_.uploaded = stream->Record();
   const auto move = [&](Tensor* tensor) {
     if (!tensor->defined()) return;

@@ -44,8 +44,12 @@ class DataFeed {
   // Puts what was loaded where the stream computes; to be called after each load. Does not wait.
   // Nothing to do on a CPU.
   void Upload(Stream* stream);
-  // From now on what is read lies in pinned memory, from which a GPU copies by itself.
-  void UsePinnedMemory() { pinned_ = true; }
+  // From now on what is read lies in pinned memory, from which a GPU copies by itself, and as long
+  // as no more than so many microbatches are loaded at once, always at the same place.
+  void UsePinnedMemory(int64_t microbatches) {
+    pinned_ = true;
+    reserve_ = microbatches;
+  }
 
   // A microbatch that was loaded last.
   const Microbatch& Get(MicrobatchId microbatch) const;
@@ -84,6 +88,8 @@ class DataFeed {
   Status CheckTokenizer(const TokenFile& file) const;
   static Result<Source> OpenSource(const std::string& path, int64_t length, int64_t vocab_size,
                                    bool may_be_short);
+  // Ids, labels, positions and starts of documents, i32.
+  int64_t MicrobatchBytes() const { return 4 * rows_ * length_ * int64_t{4}; }
   void Reserve(int64_t microbatches, Batch* batch) const;
   Loaded& Slot(int64_t index, MicrobatchId microbatch, Batch* batch) const;
   Status ReadStep(int64_t step, std::span<const MicrobatchId> microbatches, Batch* batch) const;
@@ -94,6 +100,7 @@ class DataFeed {
   std::vector<Source> train_, validation_;
   std::unique_ptr<SampleOrder> order_;
   bool pinned_ = false;
+  int64_t reserve_ = 0;  // microbatches, at least
   Batch now_, next_;
   StepAhead ahead_;   // what next_ holds
   Buffer on_device_;  // now_'s bytes, where computing happens elsewhere

@@ -36,9 +36,9 @@ struct TrainingStepOptions {
 // there are two recordings. A rank that is alone runs each as it is written once, and then its step
 // is one graph. Ranks of a group rehearse first: a step without messages, whose results are worth
 // nothing, loads, measures and allocates whatever might make one rank wait for all kernels of its
-// GPU while another's kernel waits for that rank; then they connect, a group at a time. Their steps are graphs cut where the host starts
-// an operation, and the stream goes on behind it: the host waits for the end of the step alone.
-// Bits are the same in all of these.
+// GPU while another's kernel waits for that rank; then they connect, a group at a time. Their steps
+// are graphs cut where the host starts an operation, and the stream goes on behind it: the host
+// waits for the end of the step alone. Bits are the same in all of these.
 class TrainingStep {
  public:
   explicit TrainingStep(TrainingStepOptions options);

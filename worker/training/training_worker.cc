@@ -58,6 +58,9 @@ bool MayRecordSteps() {
          (graphs == nullptr || std::string_view(graphs) != "0");
 }
 
+// Validation takes a few microbatches at a time: their token buffers stay small.
+constexpr size_t kValidationAtOnce = 16;
+
 class TrainingWorker {
  public:
   TrainingWorker(const TrainingWorkerOptions& options, const proto::Plan& plan,
@@ -108,7 +111,10 @@ class TrainingWorker {
 Status TrainingWorker::SetUp() {
   const Mesh& mesh = groups_->mesh();
   ASSIGN_OR_RETURN(feed_, DataFeed::Open(config_));
-  if (stream_->device() != DeviceKind::kCpu) feed_->UsePinnedMemory();
+  if (stream_->device() != DeviceKind::kCpu) {
+    const int64_t of_step = MicrobatchesPerStep(config_) / mesh.size(Axis::kData);
+    feed_->UsePinnedMemory(std::max<int64_t>(of_step, kValidationAtOnce));
+  }
   ASSIGN_OR_RETURN(schedule_, LrSchedule::Create(config_.optimizer(), config_.lr_schedule()));
   shape_ = ModelShape::From(config_.model());
   const std::vector<ParameterSpec> specs =
@@ -255,15 +261,13 @@ std::vector<MicrobatchId> TrainingWorker::ValidationMicrobatches() const {
 
 Status TrainingWorker::Validate(int64_t step) {
   client_->SetPhase("validate");
-  // A few at a time: their token buffers stay small.
-  constexpr size_t kAtOnce = 16;
   proto::ValidationReport report;
   report.set_step(step);
   stage_->set_evaluation(true);
   const std::vector<MicrobatchId> mine = ValidationMicrobatches();
-  for (size_t begin = 0; begin < mine.size(); begin += kAtOnce) {
+  for (size_t begin = 0; begin < mine.size(); begin += kValidationAtOnce) {
     const std::span<const MicrobatchId> some(mine.data() + begin,
-                                             std::min(kAtOnce, mine.size() - begin));
+                                             std::min(kValidationAtOnce, mine.size() - begin));
     RETURN_IF_ERROR(feed_->LoadValidation(some));
     feed_->Upload(stream_);
     RETURN_IF_ERROR(executor_->RunForwardOnly(*stage_, some));
@@ -306,7 +310,7 @@ Status TrainingWorker::SaveCheckpoint(int64_t step) {
 }
 
 int64_t TrainingWorker::MemoryBytes() const {
-  return device_->MemoryBytesMax() / options_.workers_in_process;
+  return device_->MemoryBytesMax() / WorkersOnDevice(plan_, groups_->rank());
 }
 
 proto::Join MakeJoin(int rank, bool bf16, WorkerDevice* device) {

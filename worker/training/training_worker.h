@@ -16,9 +16,7 @@ struct TrainingWorkerOptions {
   // The transport's factory of this rank; the rank is the worker's name in the run. Outlives the
   // call. Rank 0 of a world is the coordinator and never a worker.
   CommunicatorFactory* transport = nullptr;
-  // Workers that share this process, for the memory that each reports; and this host, for the cores
-  // that each computes with.
-  int workers_in_process = 1;
+  // Workers that share this host, for the cores that each computes with.
   int workers_on_host = 1;
   // This worker's number among those of its host: which GPU it takes.
   int worker_on_host = 0;

@@ -69,6 +69,18 @@ void WorkerDevice::Describe(bool bf16, proto::Join* join) {
   join->set_peak_flop_per_second(MeasureProductPeak(*stream_, bf16));
 }
 
+int WorkersOnDevice(const proto::Plan& plan, int rank) {
+  const auto& members = plan.members();
+  const auto own = std::find_if(members.begin(), members.end(), [&](const proto::Member& member) {
+    return member.place() == rank;
+  });
+  CHECK(own != members.end()) << "rank " << rank << " is in no place of the plan";
+  return static_cast<int>(std::count_if(members.begin(), members.end(), [&](const auto& member) {
+    return member.place() >= 0 && member.host() == own->host() && member.pid() == own->pid() &&
+           member.gpu() == own->gpu();
+  }));
+}
+
 bool EachHasItsGpu(const proto::Plan& plan) {
   std::set<std::pair<std::string, std::string>> places;
   std::set<std::string> versions;

@@ -44,6 +44,9 @@ class WorkerDevice {
   std::unique_ptr<CommunicatorFactory> transport_;
 };
 
+// Workers of this process that compute on the same device: `rank`'s GPU, or all of them on a CPU.
+int WorkersOnDevice(const proto::Plan& plan, int rank);
+
 // Whether NCCL can connect the plan's workers: each has a GPU of its own, and the same NCCL.
 bool EachHasItsGpu(const proto::Plan& plan);
 
