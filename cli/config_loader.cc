@@ -15,6 +15,7 @@
 #include "cli/config_folders.h"
 #include "cli/config_keys.h"
 #include "cli/config_validation.h"
+#include "cli/config_yaml.h"
 #include "proto/config.pb.h"
 #include "storage/checkpoint_location.h"
 
@@ -127,6 +128,11 @@ class Reader {
   Status ReadList(const YAML::Node& at, const YAML::Node& value, const std::string& path,
                   const FieldDescriptor& field, Message* message) {
     const auto* reflection = message->GetReflection();
+    if (override_text_.starts_with(path + ".") && value.IsMap() &&
+        field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE &&
+        reflection->FieldSize(*message, &field) > 0) {
+      return ReadKeyOfItem(at, value, path, field, message);
+    }
     reflection->ClearField(message, &field);
     const size_t count = value.IsSequence() ? value.size() : 1;
     for (size_t i = 0; i < count; ++i) {
@@ -150,6 +156,19 @@ class Reader {
       }
     }
     return OkStatus();
+  }
+
+  // --set data.train.weight=2: a key of the item that is there. Of several, nobody knows which.
+  Status ReadKeyOfItem(const YAML::Node& at, const YAML::Node& value, const std::string& path,
+                       const FieldDescriptor& field, Message* message) {
+    const auto* reflection = message->GetReflection();
+    const int count = reflection->FieldSize(*message, &field);
+    Message* first = reflection->MutableRepeatedMessage(message, &field, 0);
+    RETURN_IF_ERROR(ReadSection(value, path + "[0].", first));
+    if (count == 1) return OkStatus();
+    return InvalidArgumentError(StrCat(Place(at), ": ", path, " has ", count,
+                                       " items: expected the whole list, --set '", path, "=[",
+                                       FlowSection(*first), ", ...]'"));
   }
 
   // transformers 5 keeps rope_theta among the parameters of the stretching.

@@ -1,0 +1,62 @@
+// --set: what it changes, and what it leaves.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "cli/config_loader.h"
+#include "proto/config.pb.h"
+
+namespace trireme {
+namespace {
+
+using testing::HasSubstr;
+
+std::string RunOn(const std::string& train) {
+  return "run: {dir: d}\nmodel: {preset: llama-5m}\ndata:\n  train: " + train + "\n";
+}
+
+Result<std::unique_ptr<proto::Config>> WithSet(const std::string& yaml,
+                                               const std::vector<std::string>& overrides) {
+  return ParseConfig(yaml, "run.yaml", overrides);
+}
+
+std::string Refusal(const std::string& yaml, const std::vector<std::string>& overrides) {
+  const Status status = WithSet(yaml, overrides).status();
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  return status.message();
+}
+
+TEST(OverridesTest, AKeyOfAListIsSetInItsOnlyItem) {
+  auto config = WithSet(RunOn("[{path: a, weight: 3}]"), {"data.train.weight=2"});
+  ASSERT_TRUE(config.ok()) << config.status().message();
+  ASSERT_EQ((*config)->data().train_size(), 1);
+  EXPECT_EQ((*config)->data().train(0).path(), "a");
+  EXPECT_EQ((*config)->data().train(0).weight(), 2);
+
+  config = WithSet(RunOn("[{path: a, weight: 3}]"), {"data.train={path: b}"});
+  ASSERT_TRUE(config.ok()) << config.status().message();
+  EXPECT_EQ((*config)->data().train(0).path(), "b");
+  EXPECT_FALSE((*config)->data().train(0).has_weight()) << "a whole item replaces the list";
+}
+
+TEST(OverridesTest, KeysOfAnItemThatIsMadeAreKeptInAnyOrder) {
+  const std::string path = "data.train.path=x", weight = "data.train.weight=2";
+  for (const auto& overrides :
+       {std::vector<std::string>{path, weight}, std::vector<std::string>{weight, path}}) {
+    const auto config = WithSet("run: {dir: d}\nmodel: {preset: llama-5m}\n", overrides);
+    ASSERT_TRUE(config.ok()) << config.status().message();
+    ASSERT_EQ((*config)->data().train_size(), 1);
+    EXPECT_EQ((*config)->data().train(0).path(), "x");
+    EXPECT_EQ((*config)->data().train(0).weight(), 2);
+  }
+}
+
+TEST(OverridesTest, AKeyOfOneOfSeveralItemsNeedsTheWholeList) {
+  const std::string two = RunOn("[{path: a}, {path: b}]");
+  EXPECT_EQ(Refusal(two, {"data.train.weight=2"}),
+            "--set data.train.weight=2: data.train has 2 items: expected the whole list, --set "
+            "'data.train=[{path: a, weight: 2}, ...]'");
+  EXPECT_THAT(Refusal(two, {"data.train.wieght=2"}), HasSubstr("did you mean weight?"));
+}
+
+}  // namespace
+}  // namespace trireme
