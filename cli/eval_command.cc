@@ -11,6 +11,7 @@
 #include "cli/run_options.h"
 #include "cluster/base/json.h"
 #include "proto/config.pb.h"
+#include "storage/checkpoint_location.h"
 #include "storage/token_file.h"
 #include "worker/evaluation/perplexity.h"
 #include "worker/model/weight_source.h"
@@ -34,7 +35,8 @@ struct OpenedStream {
   std::shared_ptr<std::vector<int32_t>> ids;
 };
 
-bool IsTokenFile(const std::string& path) {
+bool IsTokenFile(const std::string& name) {
+  const std::string path = WithoutFileScheme(name);
   return std::filesystem::exists(path + ".idx") || std::filesystem::exists(path + ".bin") ||
          path.ends_with(".idx") || path.ends_with(".bin");
 }

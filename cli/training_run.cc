@@ -1,5 +1,6 @@
 #include "cli/training_run.h"
 
+#include <algorithm>
 #include <filesystem>
 
 #include "cli/config_folders.h"
@@ -95,16 +96,33 @@ Status LookAtStore(const proto::Config& written, bool fresh, const ConfigPlaces&
   return CheckOwner((*recorded)->config(), named, places);
 }
 
+Status TakeShape(const WeightSource& source, const ConfigPlaces& places, proto::Config* config) {
+  auto problem = ResolveModelFrom(source.config(), config->mutable_model());
+  if (!problem) return OkStatus();
+  const std::string key = "model." + problem->key;
+  problem->key = places.WrittenKey(key);
+  return ProblemToStatus(*problem, places.PlaceOf(key));
+}
+
+// The model that a new run begins from. What is a run's newest checkpoint today is another
+// tomorrow: the new run notes the step.
+Status BeginFromModel(const ConfigPlaces& places, proto::Config* config) {
+  const std::string from = config->model().from();
+  if (from.empty()) return OkStatus();
+  ASSIGN_OR_RETURN(const auto source, WeightSource::Open(from));
+  RETURN_IF_ERROR(TakeShape(*source, places, config));
+  if (source->step() && !LocateCheckpoint(from).step) {
+    config->mutable_model()->set_from(StrCat(from, "@", *source->step()));
+  }
+  return OkStatus();
+}
+
 }  // namespace
 
 Status ResolveModel(const ConfigPlaces& places, proto::Config* config) {
   if (config->model().from().empty()) return OkStatus();
   ASSIGN_OR_RETURN(const auto source, WeightSource::Open(config->model().from()));
-  auto problem = ResolveModelFrom(source->config(), config->mutable_model());
-  if (!problem) return OkStatus();
-  const std::string key = "model." + problem->key;
-  problem->key = places.WrittenKey(key);
-  return ProblemToStatus(*problem, places.PlaceOf(key));
+  return TakeShape(*source, places, config);
 }
 
 namespace {
@@ -153,12 +171,20 @@ Status LookAtData(const proto::Config& config, const std::vector<std::string>& t
   for (size_t i = 0; i < trained_on.size() && i < run->train_data.size(); ++i) {
     if (trained_on[i] == run->train_data[i]) continue;
     return InvalidArgumentError(
-        StrCat("data.train: ", config.data().train(static_cast<int>(i)).path(),
+        StrCat(places.PlaceOf(StrCat("data.train[", i, "].path")),
+               ": data.train: ", config.data().train(static_cast<int>(i)).path(),
                " holds other tokens than those that the run's checkpoint was trained on: expected ",
                "fingerprint ", trained_on[i], ", found ", run->train_data[i],
                "; changed data need a new run.dir (--set run.dir=NEW)"));
   }
   return OkStatus();
+}
+
+bool SamePaths(const proto::DataConfig& recorded, const proto::DataConfig& config) {
+  return std::equal(config.train().begin(), config.train().end(), recorded.train().begin(),
+                    recorded.train().end(), [](const auto& a, const auto& b) {
+                      return OnePath(a.path()) == OnePath(b.path());
+                    });
 }
 
 }  // namespace
@@ -189,16 +215,18 @@ Result<TrainingRun> PrepareTraining(const RunFileOptions& file, bool fresh, bool
   if (manifest != nullptr) {
     const auto& files = manifest->data_cursor().train_data();
     trained_on.assign(files.begin(), files.end());
-    RETURN_IF_ERROR(GoOnFrom(manifest->config(), places, config.get()));
+    RETURN_IF_ERROR(GoOnFrom(*manifest, places, config.get()));
     run.promises_ended = EndedPromises(*manifest, *config);
   } else {
     RETURN_IF_ERROR(TakeTokenIds(config.get()));
-    RETURN_IF_ERROR(ResolveModel(places, config.get()));
+    RETURN_IF_ERROR(BeginFromModel(places, config.get()));
     RETURN_IF_ERROR(FillDefaults(config.get()));
   }
   RETURN_IF_ERROR(CheckConfig(*config, places));
   run.finished = run.start_step >= config->lr_schedule().steps();
-  if (!run.finished) RETURN_IF_ERROR(LookAtData(*config, trained_on, places, &run));
+  // A finished run needs no data, unless somebody asks whether others are the same.
+  const bool asks = manifest != nullptr && !SamePaths(manifest->config().data(), config->data());
+  if (!run.finished || asks) RETURN_IF_ERROR(LookAtData(*config, trained_on, places, &run));
   run.config = config;
   return run;
 }

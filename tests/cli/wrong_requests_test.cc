@@ -238,7 +238,12 @@ TEST_F(WrongRequestsTest, AFineTunedRunGoesOnWithoutItsOrigin) {
   ASSERT_EQ(place_.Run("train tuned.yaml --set run.dir=tuned").exit_code, 0);
   ExpectRefused(place_.Run("train tuned.yaml --set run.dir=tuned --set model.from=run@2 --set "
                            "lr_schedule.steps=6"),
-                2, "model.from: run@2, but the run's checkpoint began from run");
+                2, "model.from: run@2, but the run's checkpoint began from run@4");
+  for (const char* same : {"./run", "run@4", "run/../run/checkpoints"}) {
+    const Outcome outcome =
+        place_.Run(std::string("train tuned.yaml --set run.dir=tuned --set model.from=") + same);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  }
   std::filesystem::rename(place_.Path("run"), place_.Path("moved"));
   const Outcome outcome =
       place_.Run("train tuned.yaml --set run.dir=tuned --set lr_schedule.steps=6");
