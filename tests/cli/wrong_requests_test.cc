@@ -300,6 +300,10 @@ TEST_F(WrongRequestsTest, NumbersThatAreTooLargeNameTheRange) {
                 "99999999999: expected a whole number from -2147483648 to 2147483647");
   ExpectRefused(place_.Run("generate --model x --prompt a --seed " + large), 2,
                 large + ": expected a whole number from 0 to 18446744073709551615");
+  for (const char* seed : {"--seed -5", "--seed=-5"}) {
+    ExpectRefused(place_.Run(std::string("generate --model x --prompt a ") + seed), 2,
+                  "-5: expected a whole number from 0 to 18446744073709551615");
+  }
   ExpectRefused(place_.Run("train run.yaml --set lr_schedule.steps=" + large), 2, range);
   ExpectRefused(place_.Run("train run.yaml --set run.seed=" + large), 2,
                 large + ": expected a whole number from 0 to 18446744073709551615");
