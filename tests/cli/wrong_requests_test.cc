@@ -289,6 +289,21 @@ TEST_F(WrongRequestsTest, CleanDoesNotReadWhatItWrites) {
   }
 }
 
+TEST_F(WrongRequestsTest, CleanDoesNotWriteOverWhatItReads) {
+  const std::string line = "{\"text\": \"The only text of all that there is here.\"}\n";
+  place_.Write("x.jsonl", line);
+  place_.Write("y.jsonl", line);
+  std::filesystem::create_symlink("x.jsonl", place_.Path("link.jsonl"));
+  for (const char* arguments :
+       {"x.jsonl --out x.jsonl", "y.jsonl x.jsonl --out ./x.jsonl", "link.jsonl --out x.jsonl"}) {
+    ExpectRefused(place_.Run(std::string("clean ") + arguments), 2,
+                  "x.jsonl: is also read: expected a file that is none of the texts");
+  }
+  ExpectRefused(place_.Run("clean x.jsonl --out link.jsonl"), 2, "--out link.jsonl: is also read");
+  EXPECT_EQ(place_.Read("x.jsonl"), line);
+  EXPECT_EQ(place_.Run("clean y.jsonl --out x.jsonl").exit_code, 0) << "another file is replaced";
+}
+
 TEST_F(WrongRequestsTest, NumbersThatAreTooLargeNameTheRange) {
   MakeTokens();
   const std::string large = "99999999999999999999";
