@@ -107,6 +107,30 @@ TEST_F(WrongRequestsTest, OfEvalAndTokenizers) {
   EXPECT_FALSE(place_.Exists("x.json"));
 }
 
+// Tokens that nothing is said of: whoever is named tells how many there may be, else the ids do.
+TEST_F(WrongRequestsTest, NgramsOfTokensWithoutARecord) {
+  Train();
+  const auto eval = [&](const std::string& options) {
+    const Outcome outcome =
+        place_.Run("eval --task ngram=corpus_train:corpus_validation --json " + options);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    const Json report = Json::parse(outcome.out);
+    return report["unigram_perplexity"].get<double>();
+  };
+  const double told = eval("");
+  std::filesystem::remove(place_.Path("corpus_train.json"));
+  EXPECT_EQ(eval(""), told) << "by the other file";
+  std::filesystem::remove(place_.Path("corpus_validation.json"));
+  EXPECT_EQ(eval("--tokenizer tokenizer.json"), told);
+  EXPECT_EQ(eval("--model run"), told);
+  EXPECT_EQ(eval(""), told) << "the last of 300 ids occurs";
+  ASSERT_EQ(place_.Run("tokenizer train text.txt --vocab-size 310 --out many.json").exit_code, 0);
+  EXPECT_GT(eval("--tokenizer many.json"), told);
+  ASSERT_EQ(place_.Run("tokenizer train text.txt --vocab-size 260 --out few.json").exit_code, 0);
+  ExpectRefused(place_.Run("eval --task ngram=corpus_train:corpus_validation --tokenizer few.json"),
+                3, "but the vocabulary has 260");
+}
+
 TEST_F(WrongRequestsTest, BytesOfAPerplexityAreThoseOfTheText) {
   Train();
   place_.Write("three.jsonl", "{\"text\": \"abcd\"}\n{\"text\": \"efgh\"}\n{\"text\": \"ijkl\"}\n");
