@@ -203,10 +203,7 @@ class Reader {
         problem->key = prefix + problem->key;
         return ProblemToStatus(*problem, Place(at));
       }
-      if (known) {
-        WarnOfDropout(at, value);
-        return OkStatus();
-      }
+      if (known) return CheckDropout(at, value);
     }
     std::vector<std::string> names;
     for (int i = 0; i < message.GetDescriptor()->field_count(); ++i) {
@@ -221,13 +218,19 @@ class Reader {
     return Error(at, prefix + key, Shown(value), "a known key" + hint);
   }
 
-  void WarnOfDropout(const YAML::Node& at, const YAML::Node& value) {
+  // Dropout that is asked for is told of; any other text than a number would be taken for none.
+  Status CheckDropout(const YAML::Node& at, const YAML::Node& value) {
     const std::string key = "model." + at.Scalar();
-    if (!IsDropoutKey(at.Scalar())) return;
-    const bool is_off = !value.IsScalar() || std::strtod(value.Scalar().c_str(), nullptr) == 0;
-    places_->Warn(key, is_off ? ""
-                              : StrCat(Place(at), ": ", key, ": ", Shown(value),
-                                       ": dropout is not built yet; the run trains without it"));
+    if (!IsDropoutKey(at.Scalar())) return OkStatus();
+    double rate = 0;
+    if (!value.IsNull()) {
+      const bool is_number = value.IsScalar() && ParseReal(value.Scalar(), &rate);
+      if (!is_number) return Error(at, key, Shown(value), "a number");
+    }
+    places_->Warn(key, rate == 0 ? ""
+                                 : StrCat(Place(at), ": ", key, ": ", Shown(value),
+                                          ": dropout is not built yet; the run trains without it"));
+    return OkStatus();
   }
 
   std::string name_;

@@ -58,5 +58,20 @@ TEST(OverridesTest, AKeyOfOneOfSeveralItemsNeedsTheWholeList) {
   EXPECT_THAT(Refusal(two, {"data.train.wieght=2"}), HasSubstr("did you mean weight?"));
 }
 
+TEST(OverridesTest, ADropoutIsANumber) {
+  const std::string run = RunOn("[{path: a}]");
+  for (const std::string value : {"foo", "0.1x", "true", "[0.1]", "nan"}) {
+    const std::string text = "--set model.resid_pdrop=" + value;
+    EXPECT_THAT(Refusal(run, {"model.resid_pdrop=" + value}),
+                testing::AllOf(HasSubstr(text + ": model.resid_pdrop: "),
+                               testing::EndsWith(": expected a number")));
+  }
+  for (const char* value : {"0.1", "1e-1", "0", "null"}) {
+    EXPECT_TRUE(WithSet(run, {std::string("model.resid_pdrop=") + value}).ok()) << value;
+  }
+  EXPECT_EQ(Refusal("model:\n  preset: llama-5m\n  attn_pdrop: much\n", {}),
+            "run.yaml:3: model.attn_pdrop: much: expected a number");
+}
+
 }  // namespace
 }  // namespace trireme
