@@ -73,5 +73,14 @@ TEST(OverridesTest, ADropoutIsANumber) {
             "run.yaml:3: model.attn_pdrop: much: expected a number");
 }
 
+TEST(OverridesTest, TheHeadsOfGpt2CutItsWidth) {
+  const std::string gpt2 = "model: {family: gpt2, vocab_size: 8, n_embd: 8, n_layer: 1, ";
+  EXPECT_EQ(Refusal(gpt2 + "n_head: 2}\n", {"model.head_dim=8"}),
+            "--set model.head_dim=8: model.head_dim: 8: expected hidden_size / "
+            "num_attention_heads (4)");
+  EXPECT_EQ(Refusal(gpt2 + "n_head: 3}\n", {}),
+            "run.yaml:1: model.n_head: 3: expected a divisor of hidden_size (8)");
+}
+
 }  // namespace
 }  // namespace trireme
