@@ -1,5 +1,6 @@
 // trireme clean: a corpus of anything into jsonl of clean, distinct documents.
 #include <cstdio>
+#include <filesystem>
 #include <iostream>
 #include <memory>
 
@@ -44,7 +45,19 @@ void PrintReport(const CleanReport& report, const std::string& out) {
   }
 }
 
+// A folder or a glob leaves out what is written; what is named is meant.
+Status CheckOut(const CleanCommand& options) {
+  for (const std::string& text : options.text) {
+    std::error_code error;  // of what is not there
+    if (!std::filesystem::equivalent(text, options.out, error) || error) continue;
+    return InvalidArgumentError(
+        StrCat("--out ", options.out, ": is also read: expected a file that is none of the texts"));
+  }
+  return OkStatus();
+}
+
 Status RunClean(CleanCommand& options) {
+  RETURN_IF_ERROR(CheckOut(options));
   for (const auto& [name, value] : {std::pair{"min", options.clean.characters_min},
                                     std::pair{"max", options.clean.characters_max}}) {
     if (value >= 0) continue;

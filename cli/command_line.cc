@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <charconv>
 #include <limits>
+#include <type_traits>
 
 #include "cluster/base/status.h"
 
@@ -10,13 +11,14 @@ namespace trireme {
 namespace {
 
 // CLI11 takes a number beyond a type's range for the largest one, or says no more than that it
-// cannot be converted.
+// cannot be converted; a negative one it wraps where the type has none.
 template <typename T>
 CommandOption InRange(CLI::Option* option) {
   option->check([](const std::string& text) -> std::string {
     T value = 0;
     const auto parsed = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (parsed.ec != std::errc::result_out_of_range) return "";
+    const bool is_negative = std::is_unsigned_v<T> && text.starts_with('-');
+    if (parsed.ec != std::errc::result_out_of_range && !is_negative) return "";
     return StrCat(text, ": expected a whole number from ", std::numeric_limits<T>::min(), " to ",
                   std::numeric_limits<T>::max());
   });

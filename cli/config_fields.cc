@@ -46,6 +46,10 @@ bool ParseBool(const std::string& text, bool* value) {
 
 }  // namespace
 
+bool ParseReal(const std::string& text, double* value) {
+  return ParseNumber(text, value) && std::isfinite(*value);
+}
+
 const char* FieldTypeName(const FieldDescriptor& field) {
   switch (field.cpp_type()) {
     case FieldDescriptor::CPPTYPE_INT64:
@@ -85,7 +89,7 @@ std::optional<std::string> SetFieldFromText(const FieldDescriptor& field, const 
     }
     case FieldDescriptor::CPPTYPE_DOUBLE: {
       double value = 0;
-      if (!ParseNumber(text, &value) || !std::isfinite(value)) return "a number";
+      if (!ParseReal(text, &value)) return "a number";
       if (field.is_repeated()) {
         reflection->AddDouble(message, &field, value);
       } else {

@@ -18,6 +18,9 @@ namespace trireme {
 using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 
+// False for what is no finite number, or more than one.
+bool ParseReal(const std::string& text, double* value);
+
 // "a whole number", "true or false", ...
 const char* FieldTypeName(const FieldDescriptor& field);
 

@@ -29,4 +29,14 @@ bool CanBeSameFolder(std::string a, std::string b) {
   return whole.ends_with("/" + part);
 }
 
+std::string OnePath(const std::string& path) {
+  namespace fs = std::filesystem;
+  const std::string plain = WithoutFileScheme(path);
+  if (plain.empty() || plain.find("://") != std::string::npos) return plain;
+  std::error_code error;
+  fs::path one = fs::weakly_canonical(fs::absolute(plain, error), error);
+  if (error) one = fs::absolute(plain, error).lexically_normal();
+  return one.filename().empty() ? one.parent_path().string() : one.string();
+}
+
 }  // namespace trireme

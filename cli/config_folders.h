@@ -1,4 +1,4 @@
-// Folders of runs and stores as users write them, paths or URLs, compared without looking at any.
+// Files and folders as users write them, paths or URLs, compared.
 #pragma once
 
 #include <optional>
@@ -10,5 +10,9 @@ namespace trireme {
 std::optional<std::string> RestInFolder(std::string path, std::string folder);
 // A relative path was meant from wherever the run was started: "runs/a" can be "/home/me/runs/a".
 bool CanBeSameFolder(std::string a, std::string b);
+
+// One spelling for all of a path: absolute, links followed as far as it exists, without file:// and
+// without what leads nowhere ("./a", "b/../a"). Other URLs stay as they are.
+std::string OnePath(const std::string& path);
 
 }  // namespace trireme

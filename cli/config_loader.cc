@@ -15,6 +15,7 @@
 #include "cli/config_folders.h"
 #include "cli/config_keys.h"
 #include "cli/config_validation.h"
+#include "cli/config_yaml.h"
 #include "proto/config.pb.h"
 #include "storage/checkpoint_location.h"
 
@@ -127,6 +128,11 @@ class Reader {
   Status ReadList(const YAML::Node& at, const YAML::Node& value, const std::string& path,
                   const FieldDescriptor& field, Message* message) {
     const auto* reflection = message->GetReflection();
+    if (override_text_.starts_with(path + ".") && value.IsMap() &&
+        field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE &&
+        reflection->FieldSize(*message, &field) > 0) {
+      return ReadKeyOfItem(at, value, path, field, message);
+    }
     reflection->ClearField(message, &field);
     const size_t count = value.IsSequence() ? value.size() : 1;
     for (size_t i = 0; i < count; ++i) {
@@ -150,6 +156,19 @@ class Reader {
       }
     }
     return OkStatus();
+  }
+
+  // --set data.train.weight=2: a key of the item that is there. Of several, nobody knows which.
+  Status ReadKeyOfItem(const YAML::Node& at, const YAML::Node& value, const std::string& path,
+                       const FieldDescriptor& field, Message* message) {
+    const auto* reflection = message->GetReflection();
+    const int count = reflection->FieldSize(*message, &field);
+    Message* first = reflection->MutableRepeatedMessage(message, &field, 0);
+    RETURN_IF_ERROR(ReadSection(value, path + "[0].", first));
+    if (count == 1) return OkStatus();
+    return InvalidArgumentError(StrCat(Place(at), ": ", path, " has ", count,
+                                       " items: expected the whole list, --set '", path, "=[",
+                                       FlowSection(*first), ", ...]'"));
   }
 
   // transformers 5 keeps rope_theta among the parameters of the stretching.
@@ -184,10 +203,7 @@ class Reader {
         problem->key = prefix + problem->key;
         return ProblemToStatus(*problem, Place(at));
       }
-      if (known) {
-        WarnOfDropout(at, value);
-        return OkStatus();
-      }
+      if (known) return CheckDropout(at, value);
     }
     std::vector<std::string> names;
     for (int i = 0; i < message.GetDescriptor()->field_count(); ++i) {
@@ -202,13 +218,19 @@ class Reader {
     return Error(at, prefix + key, Shown(value), "a known key" + hint);
   }
 
-  void WarnOfDropout(const YAML::Node& at, const YAML::Node& value) {
+  // Dropout that is asked for is told of; any other text than a number would be taken for none.
+  Status CheckDropout(const YAML::Node& at, const YAML::Node& value) {
     const std::string key = "model." + at.Scalar();
-    if (!IsDropoutKey(at.Scalar())) return;
-    const bool is_off = !value.IsScalar() || std::strtod(value.Scalar().c_str(), nullptr) == 0;
-    places_->Warn(key, is_off ? ""
-                              : StrCat(Place(at), ": ", key, ": ", Shown(value),
-                                       ": dropout is not built yet; the run trains without it"));
+    if (!IsDropoutKey(at.Scalar())) return OkStatus();
+    double rate = 0;
+    if (!value.IsNull()) {
+      const bool is_number = value.IsScalar() && ParseReal(value.Scalar(), &rate);
+      if (!is_number) return Error(at, key, Shown(value), "a number");
+    }
+    places_->Warn(key, rate == 0 ? ""
+                                 : StrCat(Place(at), ": ", key, ": ", Shown(value),
+                                          ": dropout is not built yet; the run trains without it"));
+    return OkStatus();
   }
 
   std::string name_;

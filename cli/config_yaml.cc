@@ -1,4 +1,6 @@
 // A Config message as YAML that reads back the same.
+#include "cli/config_yaml.h"
+
 #include <sstream>
 
 #include "cli/config_fields.h"
@@ -31,25 +33,6 @@ std::string QuoteText(const std::string& text) {
   return quoted + "\"";
 }
 
-std::string ValueText(const Message& message, const FieldDescriptor& field) {
-  std::string joined;
-  for (const std::string& text : FieldTexts(message, field)) {
-    if (!joined.empty()) joined += ", ";
-    joined += field.cpp_type() == FieldDescriptor::CPPTYPE_STRING ? QuoteText(text) : text;
-  }
-  return field.is_repeated() ? "[" + joined + "]" : joined;
-}
-
-std::string FlowSection(const Message& message) {
-  std::string joined;
-  for (int i = 0; i < message.GetDescriptor()->field_count(); ++i) {
-    const auto& field = *message.GetDescriptor()->field(i);
-    if (!FieldIsSet(message, field)) continue;
-    joined += (joined.empty() ? "" : ", ") + field.name() + ": " + ValueText(message, field);
-  }
-  return "{" + joined + "}";
-}
-
 void WriteSection(const Message& message, const std::string& indent, std::ostream& out) {
   const auto* reflection = message.GetReflection();
   for (int i = 0; i < message.GetDescriptor()->field_count(); ++i) {
@@ -57,7 +40,7 @@ void WriteSection(const Message& message, const std::string& indent, std::ostrea
     if (!FieldIsSet(message, field)) continue;
     out << indent << field.name() << ":";
     if (field.cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE) {
-      out << " " << ValueText(message, field) << "\n";
+      out << " " << FlowValue(message, field) << "\n";
     } else if (field.is_repeated()) {
       out << "\n";
       for (int item = 0; item < reflection->FieldSize(message, &field); ++item) {
@@ -77,6 +60,37 @@ void WriteSection(const Message& message, const std::string& indent, std::ostrea
 }
 
 }  // namespace
+
+std::string FlowValue(const Message& message, const FieldDescriptor& field) {
+  const bool is_section = field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE;
+  const auto* reflection = message.GetReflection();
+  if (is_section && !field.is_repeated())
+    return FlowSection(reflection->GetMessage(message, &field));
+  std::vector<std::string> items;
+  if (is_section) {
+    for (int i = 0; i < reflection->FieldSize(message, &field); ++i) {
+      items.push_back(FlowSection(reflection->GetRepeatedMessage(message, &field, i)));
+    }
+  } else {
+    items = FieldTexts(message, field);
+  }
+  std::string joined;
+  for (const std::string& text : items) {
+    if (!joined.empty()) joined += ", ";
+    joined += field.cpp_type() == FieldDescriptor::CPPTYPE_STRING ? QuoteText(text) : text;
+  }
+  return field.is_repeated() ? "[" + joined + "]" : joined;
+}
+
+std::string FlowSection(const Message& message) {
+  std::string joined;
+  for (int i = 0; i < message.GetDescriptor()->field_count(); ++i) {
+    const auto& field = *message.GetDescriptor()->field(i);
+    if (!FieldIsSet(message, field)) continue;
+    joined += (joined.empty() ? "" : ", ") + field.name() + ": " + FlowValue(message, field);
+  }
+  return "{" + joined + "}";
+}
 
 std::string ConfigToYaml(const proto::Config& config, const std::string& header) {
   std::ostringstream out;

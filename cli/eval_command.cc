@@ -11,10 +11,12 @@
 #include "cli/run_options.h"
 #include "cluster/base/json.h"
 #include "proto/config.pb.h"
+#include "storage/checkpoint_location.h"
 #include "storage/token_file.h"
 #include "worker/evaluation/perplexity.h"
 #include "worker/model/weight_source.h"
 #include "worker/text/text_source.h"
+#include "worker/text/tokenizer_files.h"
 
 namespace trireme {
 namespace {
@@ -34,7 +36,8 @@ struct OpenedStream {
   std::shared_ptr<std::vector<int32_t>> ids;
 };
 
-bool IsTokenFile(const std::string& path) {
+bool IsTokenFile(const std::string& name) {
+  const std::string path = WithoutFileScheme(name);
   return std::filesystem::exists(path + ".idx") || std::filesystem::exists(path + ".bin") ||
          path.ends_with(".idx") || path.ends_with(".bin");
 }
@@ -146,17 +149,52 @@ Result<Json> RunPerplexity(const EvalCommand& command, const std::string& path) 
   return json;
 }
 
-Result<Json> RunNgram(const std::string& value) {
+// One more than the largest id.
+Result<int64_t> SmallestVocabulary(const TokenFile& file) {
+  std::vector<int32_t> ids(1 << 16);
+  int64_t vocab = 0;
+  for (int64_t begin = 0; begin < file.tokens(); begin += static_cast<int64_t>(ids.size())) {
+    ids.resize(static_cast<size_t>(std::min<int64_t>(1 << 16, file.tokens() - begin)));
+    file.Read(begin, static_cast<int64_t>(ids.size()), ids.data());
+    for (const int32_t id : ids) vocab = std::max<int64_t>(vocab, int64_t{id} + 1);
+  }
+  if (vocab > kVocabularySizeMax) {
+    return DataLossError(StrCat(file.path(), ": an id of ", vocab - 1, ": expected at most ",
+                                kVocabularySizeMax - 1, ", as in the largest vocabularies"));
+  }
+  return vocab;
+}
+
+// Of both files. Where one does not tell: what was named tells, else the other file, else the ids.
+Result<int64_t> NgramVocabulary(const ModelOptions& named, const TokenFile& train,
+                                const TokenFile& validation) {
+  const int64_t a = train.info().vocab_size, b = validation.info().vocab_size;
+  if (a > 0 && b > 0) return std::max(a, b);
+  if (!named.tokenizer.empty()) {
+    ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(named.tokenizer));
+    for (const TokenFile* file : {&train, &validation}) {
+      RETURN_IF_ERROR(file->CheckTokenizer(tokenizer->hash(), named.tokenizer));
+    }
+    return tokenizer->vocab_size();
+  }
+  if (!named.model.empty()) {
+    ASSIGN_OR_RETURN(const auto source, WeightSource::Open(named.model));
+    return source->config().vocab_size();
+  }
+  if (a > 0 || b > 0) return std::max(a, b);
+  ASSIGN_OR_RETURN(const int64_t of_train, SmallestVocabulary(train));
+  ASSIGN_OR_RETURN(const int64_t of_validation, SmallestVocabulary(validation));
+  return std::max(of_train, of_validation);
+}
+
+Result<Json> RunNgram(const EvalCommand& command, const std::string& value) {
   const size_t colon = value.find(':');
   ASSIGN_OR_RETURN(const OpenedStream train, OpenTokens(value.substr(0, colon)));
   ASSIGN_OR_RETURN(const OpenedStream validation, OpenTokens(value.substr(colon + 1)));
   RETURN_IF_ERROR(
       validation.file->CheckTokenizer(train.file->info().tokenizer_hash, train.file->path()));
-  int64_t vocab = std::max(train.file->info().vocab_size, validation.file->info().vocab_size);
-  if (vocab == 0) {
-    return DataLossError(
-        StrCat(train.file->path(), ": no .json beside it that tells the vocabulary's size"));
-  }
+  ASSIGN_OR_RETURN(const int64_t vocab,
+                   NgramVocabulary(command.model, *train.file, *validation.file));
   ASSIGN_OR_RETURN(const NgramResult result,
                    EvaluateNgrams(train.stream, validation.stream, vocab));
   Json json;
@@ -224,7 +262,7 @@ Status RunEval(const EvalCommand& command) {
   Json reports = Json::array();
   for (const auto& [name, value] : tasks) {
     ASSIGN_OR_RETURN(Json report,
-                     name == "ngram" ? RunNgram(value) : RunPerplexity(command, value));
+                     name == "ngram" ? RunNgram(command, value) : RunPerplexity(command, value));
     if (!command.json) Print(report);
     reports.push_back(std::move(report));
   }

@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <iostream>
+#include <set>
 
 #include "cli/command.h"
 #include "cli/model_options.h"
@@ -73,7 +74,19 @@ class StagedFolder {
   fs::path target_, path_;
 };
 
-// An export may replace an earlier export of a model and an empty folder, nothing else.
+// The first entry of a folder, by name, that no export writes; "" when there is none.
+std::string ForeignEntry(const fs::path& folder) {
+  std::set<std::string> foreign;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    if (!IsExportedFile(name) || entry.is_directory(error)) foreign.insert(name);
+  }
+  return foreign.empty() ? "" : *foreign.begin();
+}
+
+// An export may replace an earlier export of a model and an empty folder, nothing else: the folder
+// is replaced whole, and with it whatever somebody put beside the model.
 Status CheckTarget(const fs::path& out) {
   std::error_code error;
   if (!fs::exists(out, error)) return OkStatus();
@@ -81,12 +94,14 @@ Status CheckTarget(const fs::path& out) {
     return InvalidArgumentError(StrCat("--out ", out.string(), ": is a file, expected a folder"));
   }
   if (fs::is_empty(out, error)) return OkStatus();
-  if (fs::exists(out / "config.json", error) && fs::exists(out / "generation_config.json", error)) {
+  const std::string foreign = ForeignEntry(out);
+  if (foreign.empty() && fs::exists(out / "config.json", error) &&
+      fs::exists(out / "generation_config.json", error)) {
     return OkStatus();
   }
-  return InvalidArgumentError(StrCat("--out ", out.string(),
-                                     ": holds other files, expected a new or empty folder, or an "
-                                     "earlier export"));
+  return InvalidArgumentError(StrCat("--out ", out.string(), ": holds other files",
+                                     foreign.empty() ? "" : ": ", foreign,
+                                     "; expected a new or empty folder, or an earlier export"));
 }
 
 fs::path Normalized(const std::string& path) {

@@ -13,6 +13,7 @@
 #include "cluster/base/json.h"
 #include "worker/inference/generator.h"
 #include "worker/model/weight_source.h"
+#include "worker/text/byte_stream.h"
 
 namespace trireme {
 namespace {
@@ -40,6 +41,7 @@ Result<std::vector<int32_t>> ReadPrompt(const GenerateCommand& command,
       return DataLossError(command.prompt_file + ": cannot be read");
     }
     text.assign(std::istreambuf_iterator<char>(in), {});
+    text = std::string(WithoutByteOrderMark(text));
   }
   if (tokenizer == nullptr) {
     return InvalidArgumentError(

@@ -2,7 +2,6 @@
 
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/message.h>
-#include <google/protobuf/text_format.h>
 
 #include <filesystem>
 #include <utility>
@@ -10,11 +9,13 @@
 #include "cli/config_fields.h"
 #include "cli/config_folders.h"
 #include "cli/config_loader.h"
+#include "cli/config_yaml.h"
 #include "proto/config.pb.h"
 #include "proto/manifest.pb.h"
 #include "storage/checkpoint_location.h"
 #include "storage/checkpoint_writer.h"
 #include "worker/kernels/matmul.h"
+#include "worker/text/tokenizer.h"
 
 namespace trireme {
 namespace {
@@ -31,22 +32,9 @@ bool MayChange(const std::string& key) {
   return false;
 }
 
-std::string ValueOf(const Message& message, const FieldDescriptor* field) {
-  const auto* reflection = message.GetReflection();
-  if (!field->is_repeated() && !reflection->HasField(message, field)) return "(not set)";
-  std::string text;
-  google::protobuf::TextFormat::Printer printer;
-  printer.SetSingleLineMode(true);
-  if (!field->is_repeated()) {
-    printer.PrintFieldValueToString(message, field, -1, &text);
-    return text;
-  }
-  for (int i = 0; i < reflection->FieldSize(message, field); ++i) {
-    std::string element;
-    printer.PrintFieldValueToString(message, field, i, &element);
-    text += (i ? ", " : "") + element;
-  }
-  return "[" + text + "]";
+std::string ValueOf(const Message& message, const FieldDescriptor& field) {
+  const bool is_set = field.is_repeated() || FieldIsSet(message, field);
+  return is_set ? FlowValue(message, field) : "(not set)";
 }
 
 // The first key under which two runs differ that may not change between them, with both values.
@@ -67,7 +55,7 @@ std::optional<FixedDifference> Difference(const Message& recorded, const Message
       if (inner) return inner;
       continue;
     }
-    const std::string was = ValueOf(recorded, field), is = ValueOf(wanted, field);
+    const std::string was = ValueOf(recorded, *field), is = ValueOf(wanted, *field);
     if (was != is) return FixedDifference{key, was, is};
   }
   return std::nullopt;
@@ -110,6 +98,52 @@ Status Changed(const std::string& key, const std::string& what, const ConfigPlac
                                      "; a changed run needs a new run.dir (--set run.dir=NEW)"));
 }
 
+// TOKENS are named with and without the ending of one of their files.
+std::string OneTokensPath(std::string path) {
+  for (const char* ending : {".bin", ".idx"}) {
+    if (path.ends_with(ending)) path.resize(path.size() - 4);
+  }
+  return OnePath(path);
+}
+
+// A run's own copy tells whether a tokenizer that lies elsewhere is the one it began with.
+bool IsTokenizerOfRun(const std::string& path, const std::string& run_dir) {
+  const auto own = Tokenizer::Load(run_dir + "/tokenizer.json");
+  if (!own.ok()) return false;
+  const auto named = Tokenizer::Load(path);
+  return named.ok() && (*named)->hash() == (*own)->hash();
+}
+
+// What is the same in both runs is spelled in `recorded` as it is in `wanted`.
+void SpellAlike(bool has_fingerprints, const proto::DataConfig& wanted, const std::string& run_dir,
+                proto::DataConfig* recorded) {
+  const auto spell = [](bool always, const auto& now, auto* before) {
+    if (now.size() != before->size()) return;
+    for (int i = 0; i < now.size(); ++i) {
+      if (always || OneTokensPath(now[i].path()) == OneTokensPath((*before)[i].path())) {
+        (*before)[i].set_path(now[i].path());
+      }
+    }
+  };
+  spell(has_fingerprints, wanted.train(), recorded->mutable_train());
+  spell(false, wanted.validation(), recorded->mutable_validation());
+  const std::string& tokenizer = wanted.tokenizer();
+  if (tokenizer.empty() || tokenizer == recorded->tokenizer()) return;
+  if (OnePath(tokenizer) == OnePath(recorded->tokenizer()) ||
+      IsTokenizerOfRun(tokenizer, run_dir)) {
+    recorded->set_tokenizer(tokenizer);
+  }
+}
+
+// Whether a run that began from `began` may call that `now`. The step may be left out: a run notes
+// the one it has read.
+bool IsSameModel(const std::string& now, const std::string& began) {
+  if (now == began) return true;
+  if (now.empty() || began.empty()) return false;
+  const CheckpointLocation a = LocateCheckpoint(now), b = LocateCheckpoint(began);
+  return OnePath(a.store_url) == OnePath(b.store_url) && (!a.step || a.step == b.step);
+}
+
 }  // namespace
 
 Status CheckOwner(const proto::Config& recorded, const proto::Config& config,
@@ -125,11 +159,13 @@ Status CheckOwner(const proto::Config& recorded, const proto::Config& config,
              ": expected a store of its own (--set checkpoint.store=NEW)"));
 }
 
-Status GoOnFrom(const proto::Config& recorded, const ConfigPlaces& places, proto::Config* config) {
+Status GoOnFrom(const proto::Manifest& manifest, const ConfigPlaces& places,
+                proto::Config* config) {
+  proto::Config recorded = manifest.config();
   // The model is the checkpoint's: where it began is asked for no more, and may be gone.
   if (!config->model().from().empty()) {
     const std::string from = config->model().from(), &began = recorded.model().from();
-    if (from != began) {
+    if (!IsSameModel(from, began)) {
       return Changed("model.from",
                      StrCat(from, ", but the run's checkpoint began ",
                             began.empty() ? "from scratch" : "from " + began),
@@ -139,6 +175,8 @@ Status GoOnFrom(const proto::Config& recorded, const ConfigPlaces& places, proto
   }
   KeepRecorded(recorded, config);
   RETURN_IF_ERROR(FillDefaults(config));
+  SpellAlike(manifest.data_cursor().train_data_size() > 0, config->data(), config->run().dir(),
+             recorded.mutable_data());
   if (const auto difference = Difference(recorded, *config, "")) {
     return Changed(difference->key,
                    StrCat(difference->is, ", but the run's checkpoint has ", difference->was),

@@ -24,8 +24,10 @@ Status CheckOwner(const proto::Config& recorded, const proto::Config& config,
 // Makes `config`, as it was written, the run of the checkpoint: what was left out and follows from
 // keys that may change (lr_schedule.steps, the layout) or from files is as it was recorded; then
 // every default is filled in. kInvalidArgument, naming the first key under which two runs differ
-// that may not change between them, with both values.
-Status GoOnFrom(const proto::Config& recorded, const ConfigPlaces& places, proto::Config* config);
+// that may not change between them, with both values. Data and models are the same however their
+// paths are spelled; and where the checkpoint has fingerprints of its training data, those decide
+// and not the paths: the caller compares them.
+Status GoOnFrom(const proto::Manifest& manifest, const ConfigPlaces& places, proto::Config* config);
 
 // Why a run that goes on from this checkpoint as `wanted` need not have the bits that it would have
 // had unchanged: one line a condition, with what was and what is.

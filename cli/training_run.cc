@@ -111,16 +111,33 @@ Status LookAtStore(const proto::Config& written, bool fresh, const ConfigPlaces&
   return CheckOwner((*recorded)->config(), named, places);
 }
 
+Status TakeShape(const WeightSource& source, const ConfigPlaces& places, proto::Config* config) {
+  auto problem = ResolveModelFrom(source.config(), config->mutable_model());
+  if (!problem) return OkStatus();
+  const std::string key = "model." + problem->key;
+  problem->key = places.WrittenKey(key);
+  return ProblemToStatus(*problem, places.PlaceOf(key));
+}
+
+// The model that a new run begins from; gives its tokenizer, or "". What is a run's newest
+// checkpoint today is another tomorrow: the new run notes the step.
+Result<std::string> BeginFromModel(const ConfigPlaces& places, proto::Config* config) {
+  const std::string from = config->model().from();
+  if (from.empty()) return std::string();
+  ASSIGN_OR_RETURN(const auto source, WeightSource::Open(from));
+  RETURN_IF_ERROR(TakeShape(*source, places, config));
+  if (source->step() && !LocateCheckpoint(from).step) {
+    config->mutable_model()->set_from(StrCat(from, "@", *source->step()));
+  }
+  return source->tokenizer_path().value_or("");
+}
+
 }  // namespace
 
 Status ResolveModel(const ConfigPlaces& places, proto::Config* config) {
   if (config->model().from().empty()) return OkStatus();
   ASSIGN_OR_RETURN(const auto source, WeightSource::Open(config->model().from()));
-  auto problem = ResolveModelFrom(source->config(), config->mutable_model());
-  if (!problem) return OkStatus();
-  const std::string key = "model." + problem->key;
-  problem->key = places.WrittenKey(key);
-  return ProblemToStatus(*problem, places.PlaceOf(key));
+  return TakeShape(*source, places, config);
 }
 
 namespace {
@@ -164,25 +181,81 @@ Status CheckSchedule(const proto::Config& config, const ConfigPlaces& places) {
   return schedule.status().WithContext(places.PlaceOf("layout.pipeline_schedule"));
 }
 
-// `trained_on`: fingerprints of the files up to the checkpoint, or none.
+// data.tokenizer against what is said beside the tokens and against the model: the run would keep a
+// copy of it, and read and write texts by it ever after.
+Status CheckNamedTokenizer(const proto::Config& config, const DataFeed& feed,
+                           const ConfigPlaces& places) {
+  const std::string& path = config.data().tokenizer();
+  if (path.empty()) return OkStatus();
+  // A run that goes on has its own copy.
+  if (!fs::exists(path) && fs::exists(config.run().dir() + "/tokenizer.json")) return OkStatus();
+  ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(path));
+  const auto refuse = [&](const std::string& found, const std::string& expected) {
+    return ProblemToStatus({"data.tokenizer", StrCat(path, ", which has ", found), expected},
+                           places.PlaceOf("data.tokenizer"));
+  };
+  const std::string size = StrCat(tokenizer->vocab_size(), " tokens");
+  if (tokenizer->vocab_size() > config.model().vocab_size()) {
+    return refuse(size, StrCat("at most model.vocab_size (", config.model().vocab_size(), ")"));
+  }
+  for (const TokenFile* file : feed.files()) {
+    const TokenFileInfo& info = file->info();
+    const std::string expected = StrCat("the tokenizer of ", file->path(), ", which has ");
+    if (info.vocab_size > 0 && info.vocab_size != tokenizer->vocab_size()) {
+      return refuse(size, StrCat(expected, info.vocab_size));
+    }
+    if (!file->CheckTokenizer(tokenizer->hash(), path).ok()) {
+      return refuse("hash " + tokenizer->hash(), expected + info.tokenizer_hash);
+    }
+  }
+  return OkStatus();
+}
+
+// The ids of the data mean to the model what they meant when it was trained.
+Status CheckModelTokenizer(const std::string& path, const proto::Config& config,
+                           const DataFeed& feed, const ConfigPlaces& places) {
+  if (path.empty()) return OkStatus();
+  const auto tokenizer = Tokenizer::Load(path);
+  if (tokenizer.status().code() == StatusCode::kNotBuilt) return OkStatus();  // not known, then
+  RETURN_IF_ERROR(tokenizer.status());
+  for (const TokenFile* file : feed.files()) {
+    const Status status = file->CheckTokenizer((*tokenizer)->hash(), config.model().from());
+    if (!status.ok()) return status.WithContext(places.PlaceOf("model.from") + ": model.from");
+  }
+  return OkStatus();
+}
+
+// `trained_on`: fingerprints of the files up to the checkpoint, or none. `model_tokenizer`: of the
+// model that a new run begins from, or empty.
 Status LookAtData(const proto::Config& config, const std::vector<std::string>& trained_on,
-                  const ConfigPlaces& places, TrainingRun* run) {
+                  const std::string& model_tokenizer, const ConfigPlaces& places,
+                  TrainingRun* run) {
   if (config.data().train().empty()) {
     return ProblemToStatus({"data.train", "not set", "a list of TOKENS"},
                            places.PlaceOf("data.train"));
   }
   ASSIGN_OR_RETURN(const auto feed, DataFeed::Open(config));
   RETURN_IF_ERROR(feed->CheckVocabulary());
+  RETURN_IF_ERROR(CheckNamedTokenizer(config, *feed, places));
+  RETURN_IF_ERROR(CheckModelTokenizer(model_tokenizer, config, *feed, places));
   run->train_data = feed->TrainFingerprints();
   for (size_t i = 0; i < trained_on.size() && i < run->train_data.size(); ++i) {
     if (trained_on[i] == run->train_data[i]) continue;
     return InvalidArgumentError(
-        StrCat("data.train: ", config.data().train(static_cast<int>(i)).path(),
+        StrCat(places.PlaceOf(StrCat("data.train[", i, "].path")),
+               ": data.train: ", config.data().train(static_cast<int>(i)).path(),
                " holds other tokens than those that the run's checkpoint was trained on: expected ",
                "fingerprint ", trained_on[i], ", found ", run->train_data[i],
                "; changed data need a new run.dir (--set run.dir=NEW)"));
   }
   return OkStatus();
+}
+
+bool SamePaths(const proto::DataConfig& recorded, const proto::DataConfig& config) {
+  return std::equal(config.train().begin(), config.train().end(), recorded.train().begin(),
+                    recorded.train().end(), [](const auto& a, const auto& b) {
+                      return OnePath(a.path()) == OnePath(b.path());
+                    });
 }
 
 }  // namespace
@@ -210,20 +283,24 @@ Result<TrainingRun> PrepareTraining(const RunFileOptions& file, bool fresh, bool
   std::unique_ptr<proto::Manifest> manifest;
   RETURN_IF_ERROR(LookAtStore(*config, fresh, places, &run, &manifest));
   std::vector<std::string> trained_on;
+  std::string model_tokenizer;
   if (manifest != nullptr) {
     const auto& files = manifest->data_cursor().train_data();
     trained_on.assign(files.begin(), files.end());
-    RETURN_IF_ERROR(GoOnFrom(manifest->config(), places, config.get()));
+    RETURN_IF_ERROR(GoOnFrom(*manifest, places, config.get()));
     run.promises_ended = EndedPromises(*manifest, *config);
   } else {
     RETURN_IF_ERROR(TakeTokenIds(config.get()));
-    RETURN_IF_ERROR(ResolveModel(places, config.get()));
+    ASSIGN_OR_RETURN(model_tokenizer, BeginFromModel(places, config.get()));
     RETURN_IF_ERROR(FillDefaults(config.get()));
   }
   RETURN_IF_ERROR(CheckConfig(*config, places));
   RETURN_IF_ERROR(CheckSchedule(*config, places));
   run.finished = run.start_step >= config->lr_schedule().steps();
-  if (!run.finished) RETURN_IF_ERROR(LookAtData(*config, trained_on, places, &run));
+  // A finished run needs no data, unless somebody asks whether others are the same.
+  const bool asks = manifest != nullptr && !SamePaths(manifest->config().data(), config->data());
+  if (!run.finished || asks)
+    RETURN_IF_ERROR(LookAtData(*config, trained_on, model_tokenizer, places, &run));
   run.config = config;
   return run;
 }

@@ -13,6 +13,7 @@
 #include <sstream>
 
 #include "cluster/base/checksum.h"
+#include "storage/checkpoint_location.h"
 #include "storage/token_format.h"
 
 namespace trireme {
@@ -95,7 +96,7 @@ TokenFile::~TokenFile() = default;
 Result<std::unique_ptr<TokenFile>> TokenFile::Open(const std::string& path,
                                                    const Options& options) {
   namespace fs = std::filesystem;
-  std::string name = path;
+  std::string name = WithoutFileScheme(path);
   if (EndsWith(name, ".bin") || EndsWith(name, ".idx")) name.resize(name.size() - 4);
   std::error_code ignored;
   const bool has_bin = fs::is_regular_file(name + ".bin", ignored);

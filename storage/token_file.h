@@ -48,8 +48,8 @@ class TokenFile {
     int64_t verify_bytes_max = int64_t{1} << 30;
   };
 
-  // `path`: NAME, NAME.bin or NAME.idx. kDataLoss, with path, expected and found: missing,
-  // truncated, wrong magic or version, sizes or checksums that do not agree.
+  // `path`: NAME, NAME.bin or NAME.idx, or file:/// before any. kDataLoss, with path, expected and
+  // found: missing, truncated, wrong magic or version, sizes or checksums that do not agree.
   static Result<std::unique_ptr<TokenFile>> Open(const std::string& path, const Options& options);
   static Result<std::unique_ptr<TokenFile>> Open(const std::string& path) {
     return Open(path, Options());

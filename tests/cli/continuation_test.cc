@@ -132,6 +132,36 @@ TEST_F(ContinuationTest, TheStoreOfAnotherRunIsNeitherContinuedNorCleared) {
   ExpectDone("--set run.dir=branch --set lr_schedule.steps=6");
 }
 
+// Data are what they hold, not how their path is spelled or where a copy of them lies.
+TEST_F(ContinuationTest, TheSameDataUnderAnotherSpellingAreTheSame) {
+  Train();
+  const std::filesystem::path copy = place_.Path("copy");
+  std::filesystem::create_directory(copy);
+  for (const char* name : {"corpus_train.bin", "corpus_train.idx"}) {
+    std::filesystem::copy_file(place_.Path(name), copy / name);
+  }
+  const std::string here = place_.Path("corpus_train").string();
+  int step = 5;
+  for (const std::string& same :
+       std::vector<std::string>{"./corpus_train", here, "copy/../corpus_train", "corpus_train.bin",
+                                "file://" + here, "copy/corpus_train"}) {
+    ExpectDone("--set data.train=" + same);  // finished, and the same
+    ExpectDone("--set data.train=" + same + " --set lr_schedule.steps=" + std::to_string(step++));
+  }
+  const std::string more = "--set lr_schedule.steps=20 --set ";
+  ExpectDone("--set data.validation=" + place_.Path("corpus_validation.idx").string());
+  ExpectDone("--set data.tokenizer=./tokenizer.json");
+  const std::string other = "corpus_validation holds other tokens than those that the run's";
+  ExpectRefused(RunTrain("--set data.train=corpus_validation"), 2, other);
+  ExpectRefused(RunTrain(more + "data.train=corpus_validation"), 2, other);
+  ExpectRefused(RunTrain(more + "data.train.weight=2"), 2,
+                "data.train: [{path: corpus_train, weight: 2}], but the run's checkpoint has "
+                "[{path: corpus_train, weight: 1}]");
+  ExpectRefused(RunTrain(more + "data.validation=copy/corpus_train"), 2,
+                "data.validation: [{path: copy/corpus_train, weight: 1}], but the run's "
+                "checkpoint has [{path: corpus_validation, weight: 1}]");
+}
+
 TEST_F(ContinuationTest, ARunsFolderMayBeAUrl) {
   MakeTokens();
   const std::string folder = place_.Path("url").string();

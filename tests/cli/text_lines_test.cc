@@ -38,6 +38,25 @@ TEST_F(TextLinesTest, BlankLinesOfJsonlArePassedOver) {
   EXPECT_EQ(scored.out, Score(request + request).out);
 }
 
+TEST_F(TextLinesTest, AByteOrderMarkIsTakenOff) {
+  Train();
+  const std::string mark = "\xef\xbb\xbf";
+  place_.Write("plain.txt", "The oars");
+  place_.Write("marked.txt", mark + "The oars");
+  const auto ids = [&](const std::string& file) {
+    const Outcome outcome =
+        place_.Run("generate --model run --max-tokens 1 --json --prompt-file " + file);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    return Json::parse(outcome.out)["prompt_ids"];
+  };
+  EXPECT_EQ(ids("marked.txt"), ids("plain.txt"));
+  const std::string encoded = Encode("{\"text\": \"The oars\"}\n").out;
+  place_.Write("tokenizer.json", mark + place_.Read("tokenizer.json"));
+  const Outcome outcome = Encode("{\"text\": \"The oars\"}\n");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(outcome.out, encoded);
+}
+
 TEST_F(TextLinesTest, WhatIsNoUtf8IsCalledSo) {
   Train();
   ExpectRefused(Encode("\n{\"text\": \"a\xff\"}\n"), 3, "stdin:2: not valid UTF-8\n");

@@ -107,6 +107,30 @@ TEST_F(WrongRequestsTest, OfEvalAndTokenizers) {
   EXPECT_FALSE(place_.Exists("x.json"));
 }
 
+// Tokens that nothing is said of: whoever is named tells how many there may be, else the ids do.
+TEST_F(WrongRequestsTest, NgramsOfTokensWithoutARecord) {
+  Train();
+  const auto eval = [&](const std::string& options) {
+    const Outcome outcome =
+        place_.Run("eval --task ngram=corpus_train:corpus_validation --json " + options);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    const Json report = Json::parse(outcome.out);
+    return report["unigram_perplexity"].get<double>();
+  };
+  const double told = eval("");
+  std::filesystem::remove(place_.Path("corpus_train.json"));
+  EXPECT_EQ(eval(""), told) << "by the other file";
+  std::filesystem::remove(place_.Path("corpus_validation.json"));
+  EXPECT_EQ(eval("--tokenizer tokenizer.json"), told);
+  EXPECT_EQ(eval("--model run"), told);
+  EXPECT_EQ(eval(""), told) << "the last of 300 ids occurs";
+  ASSERT_EQ(place_.Run("tokenizer train text.txt --vocab-size 310 --out many.json").exit_code, 0);
+  EXPECT_GT(eval("--tokenizer many.json"), told);
+  ASSERT_EQ(place_.Run("tokenizer train text.txt --vocab-size 260 --out few.json").exit_code, 0);
+  ExpectRefused(place_.Run("eval --task ngram=corpus_train:corpus_validation --tokenizer few.json"),
+                3, "but the vocabulary has 260");
+}
+
 TEST_F(WrongRequestsTest, BytesOfAPerplexityAreThoseOfTheText) {
   Train();
   place_.Write("three.jsonl", "{\"text\": \"abcd\"}\n{\"text\": \"efgh\"}\n{\"text\": \"ijkl\"}\n");
@@ -249,7 +273,12 @@ TEST_F(WrongRequestsTest, AFineTunedRunGoesOnWithoutItsOrigin) {
   ASSERT_EQ(place_.Run("train tuned.yaml --set run.dir=tuned").exit_code, 0);
   ExpectRefused(place_.Run("train tuned.yaml --set run.dir=tuned --set model.from=run@2 --set "
                            "lr_schedule.steps=6"),
-                2, "model.from: run@2, but the run's checkpoint began from run");
+                2, "model.from: run@2, but the run's checkpoint began from run@4");
+  for (const char* same : {"./run", "run@4", "run/../run/checkpoints"}) {
+    const Outcome outcome =
+        place_.Run(std::string("train tuned.yaml --set run.dir=tuned --set model.from=") + same);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  }
   std::filesystem::rename(place_.Path("run"), place_.Path("moved"));
   const Outcome outcome =
       place_.Run("train tuned.yaml --set run.dir=tuned --set lr_schedule.steps=6");
@@ -295,6 +324,21 @@ TEST_F(WrongRequestsTest, CleanDoesNotReadWhatItWrites) {
   }
 }
 
+TEST_F(WrongRequestsTest, CleanDoesNotWriteOverWhatItReads) {
+  const std::string line = "{\"text\": \"The only text of all that there is here.\"}\n";
+  place_.Write("x.jsonl", line);
+  place_.Write("y.jsonl", line);
+  std::filesystem::create_symlink("x.jsonl", place_.Path("link.jsonl"));
+  for (const char* arguments :
+       {"x.jsonl --out x.jsonl", "y.jsonl x.jsonl --out ./x.jsonl", "link.jsonl --out x.jsonl"}) {
+    ExpectRefused(place_.Run(std::string("clean ") + arguments), 2,
+                  "x.jsonl: is also read: expected a file that is none of the texts");
+  }
+  ExpectRefused(place_.Run("clean x.jsonl --out link.jsonl"), 2, "--out link.jsonl: is also read");
+  EXPECT_EQ(place_.Read("x.jsonl"), line);
+  EXPECT_EQ(place_.Run("clean y.jsonl --out x.jsonl").exit_code, 0) << "another file is replaced";
+}
+
 TEST_F(WrongRequestsTest, NumbersThatAreTooLargeNameTheRange) {
   MakeTokens();
   const std::string large = "99999999999999999999";
@@ -306,6 +350,10 @@ TEST_F(WrongRequestsTest, NumbersThatAreTooLargeNameTheRange) {
                 "99999999999: expected a whole number from -2147483648 to 2147483647");
   ExpectRefused(place_.Run("generate --model x --prompt a --seed " + large), 2,
                 large + ": expected a whole number from 0 to 18446744073709551615");
+  for (const char* seed : {"--seed -5", "--seed=-5"}) {
+    ExpectRefused(place_.Run(std::string("generate --model x --prompt a ") + seed), 2,
+                  "-5: expected a whole number from 0 to 18446744073709551615");
+  }
   ExpectRefused(place_.Run("train run.yaml --set lr_schedule.steps=" + large), 2, range);
   ExpectRefused(place_.Run("train run.yaml --set run.seed=" + large), 2,
                 large + ": expected a whole number from 0 to 18446744073709551615");

@@ -48,10 +48,28 @@ TEST_F(ExportCommandTest, AnExportReplacesAnEarlierOneAndNothingElse) {
   EXPECT_LT(fs::file_size(place_.Path("out/hf/model.safetensors")), report["bytes"]);
   EXPECT_EQ(Entries("out"), 1u) << "leftovers";
   place_.Write("precious/notes.txt", "mine");
-  EXPECT_THAT(Error("--model model --out precious", 2), HasSubstr("holds other files"));
+  EXPECT_THAT(Error("--model model --out precious", 2),
+              HasSubstr("precious: holds other files: notes.txt; expected a new or empty folder"));
   EXPECT_EQ(place_.Read("precious/notes.txt"), "mine");
   EXPECT_THAT(Error("--model out/hf --out out/hf", 2), HasSubstr("is the model itself"));
   EXPECT_THAT(Error("--model model --out precious/notes.txt", 2), HasSubstr("is a file"));
+}
+
+// A folder is replaced whole: what somebody put beside the model would go with it.
+TEST_F(ExportCommandTest, WhatLiesBesideAnEarlierExportIsKept) {
+  ASSERT_EQ(place_.Run("export --model model --out hf").exit_code, 0);
+  for (const std::string name : {"README.md", "model-1-of-2.safetensors", "logs/a.txt"}) {
+    place_.Write("hf/" + name, "mine");
+    EXPECT_THAT(Error("--model model --out hf", 2),
+                HasSubstr("hf: holds other files: " + name.substr(0, name.find('/')) + ";"));
+    EXPECT_EQ(place_.Read("hf/" + name), "mine");
+    fs::remove_all(place_.Path("hf/" + name.substr(0, name.find('/'))));
+  }
+  for (const char* own : {"model-00001-of-00002.safetensors", "tokenizer_config.json"}) {
+    place_.Write(std::string("hf/") + own, "of an earlier export");
+  }
+  EXPECT_EQ(place_.Run("export --model model --out hf").exit_code, 0);
+  EXPECT_FALSE(place_.Exists("hf/model-00001-of-00002.safetensors"));
 }
 
 TEST_F(ExportCommandTest, AFullDiskLeavesNothing) {

@@ -1,7 +1,10 @@
 #include "worker/model/hugging_face_export.h"
 
 #include <algorithm>
+#include <array>
+#include <cstdio>
 #include <filesystem>
+#include <string_view>
 
 #include "cluster/base/json.h"
 #include "proto/config.pb.h"
@@ -16,6 +19,16 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kBlockElements = 16 << 20;
+
+constexpr char kShardName[] = "model-%05zu-of-%05zu.safetensors";
+constexpr std::array<std::string_view, 8> kTokenizerFiles = {"tokenizer.json",
+                                                             "tokenizer_config.json",
+                                                             "special_tokens_map.json",
+                                                             "added_tokens.json",
+                                                             "vocab.json",
+                                                             "merges.txt",
+                                                             "tokenizer.model",
+                                                             "chat_template.jinja"};
 
 int64_t BytesOf(const TensorInfo& tensor, DType dtype) {
   return ElementCount(tensor.shape) * ByteSize(dtype);
@@ -104,7 +117,7 @@ Status WriteWeights(const WeightSource& source, const HuggingFaceExportOptions& 
   index["metadata"]["total_size"] = report->bytes;
   for (size_t i = 0; i < shards.size(); ++i) {
     char key[64];
-    snprintf(key, sizeof(key), "model-%05zu-of-%05zu.safetensors", i + 1, shards.size());
+    snprintf(key, sizeof(key), kShardName, i + 1, shards.size());
     RETURN_IF_ERROR(WriteFile(source, shards[i], report->dtype, key, store));
     for (const TensorInfo& tensor : shards[i]) index["weight_map"][tensor.name] = key;
   }
@@ -167,12 +180,12 @@ Status CopyTokenizer(const WeightSource& source, ObjectStore& store) {
     const fs::path path = *source.tokenizer_path();
     return CopyFile(path, path.filename().string(), store);
   }
-  for (const char* name :
-       {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-        "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja"}) {
+  for (const std::string_view name : kTokenizerFiles) {
     const fs::path path = fs::path(folder) / name;
     std::error_code ignored;
-    if (fs::is_regular_file(path, ignored)) RETURN_IF_ERROR(CopyFile(path, name, store));
+    if (fs::is_regular_file(path, ignored)) {
+      RETURN_IF_ERROR(CopyFile(path, std::string(name), store));
+    }
   }
   return OkStatus();
 }
@@ -185,6 +198,21 @@ Status WriteTokenizer(const WeightSource& source, bool is_there, ObjectStore& st
 }
 
 }  // namespace
+
+bool IsExportedFile(const std::string& name) {
+  for (const char* own : {"config.json", "generation_config.json", "model.safetensors",
+                          "model.safetensors.index.json"}) {
+    if (name == own) return true;
+  }
+  if (std::find(kTokenizerFiles.begin(), kTokenizerFiles.end(), name) != kTokenizerFiles.end()) {
+    return true;
+  }
+  size_t shard = 0, shards = 0;
+  char key[64];
+  if (std::sscanf(name.c_str(), kShardName, &shard, &shards) != 2) return false;
+  snprintf(key, sizeof(key), kShardName, shard, shards);
+  return name == key;
+}
 
 Result<HuggingFaceExportReport> ExportHuggingFace(const WeightSource& source,
                                                   const HuggingFaceExportOptions& options,

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 
 #include "cluster/base/status.h"
 #include "cluster/device/dtype.h"
@@ -34,5 +35,8 @@ struct HuggingFaceExportReport {
 Result<HuggingFaceExportReport> ExportHuggingFace(const WeightSource& source,
                                                   const HuggingFaceExportOptions& options,
                                                   ObjectStore& store);
+
+// Whether an export may have written a file of this name: of a folder, nothing else is replaced.
+bool IsExportedFile(const std::string& name);
 
 }  // namespace trireme

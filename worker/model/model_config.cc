@@ -271,6 +271,11 @@ std::optional<ConfigProblem> FindModelProblem(const proto::ModelConfig& c) {
   const bool is_llama = c.family() == "llama";
   // Llama's head_dim is free; GPT-2's heads cut the hidden size.
   if (!is_llama && c.hidden_size() != c.num_attention_heads() * c.head_dim()) {
+    if (c.hidden_size() % c.num_attention_heads() == 0) {
+      return Problem("head_dim", StrCat(c.head_dim()),
+                     StrCat("hidden_size / num_attention_heads (",
+                            c.hidden_size() / c.num_attention_heads(), ")"));
+    }
     return Problem("num_attention_heads", StrCat(c.num_attention_heads()),
                    StrCat("a divisor of hidden_size (", c.hidden_size(), ")"));
   }

@@ -166,6 +166,8 @@ void AppendUtf8(uint32_t c, std::string* out) {
   }
 }
 
+constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+
 class BomStream : public ByteStream {
  public:
   explicit BomStream(ByteStream* inner) : inner_(inner) {}
@@ -194,7 +196,7 @@ class BomStream : public ByteStream {
       count += got;
     }
     const std::string_view bytes(head.data(), count);
-    if (bytes == "\xEF\xBB\xBF") return OkStatus();
+    if (bytes == kByteOrderMark) return OkStatus();
     if (bytes.substr(0, 2) == "\xFF\xFE" || bytes.substr(0, 2) == "\xFE\xFF") {
       utf16_ = true;
       big_endian_ = head[0] == '\xFE';
@@ -283,6 +285,11 @@ Result<std::unique_ptr<TarReader>> OpenTar(ByteStream* inner, const std::string&
 
 std::unique_ptr<ByteStream> OpenWithoutByteOrderMark(ByteStream* inner) {
   return std::make_unique<BomStream>(inner);
+}
+
+std::string_view WithoutByteOrderMark(std::string_view text) {
+  if (text.starts_with(kByteOrderMark)) text.remove_prefix(kByteOrderMark.size());
+  return text;
 }
 
 }  // namespace trireme

@@ -44,4 +44,7 @@ Result<std::unique_ptr<TarReader>> OpenTar(ByteStream* inner, const std::string&
 // converted (lone surrogates become U+FFFD), anything else passes as it is. `inner` is not owned.
 std::unique_ptr<ByteStream> OpenWithoutByteOrderMark(ByteStream* inner);
 
+// The same of a text that has been read: without a UTF-8 byte order mark.
+std::string_view WithoutByteOrderMark(std::string_view text);
+
 }  // namespace trireme

@@ -13,6 +13,7 @@
 #include <unordered_map>
 
 #include "worker/text/byte_level.h"
+#include "worker/text/byte_stream.h"
 #include "worker/text/pretokenize.h"
 
 namespace trireme {
@@ -159,6 +160,7 @@ Result<std::string> ReadVocabularyFile(const std::string& path) {
   std::string content(size, '\0');
   file.read(content.data(), static_cast<std::streamsize>(size));
   if (!file) return DataLossError(path + ": cannot be read");
+  content.erase(0, content.size() - WithoutByteOrderMark(content).size());
   return content;
 }
 

@@ -76,15 +76,20 @@ Result<std::unique_ptr<DataFeed>> DataFeed::Open(const proto::Config& config) {
 }
 
 Status DataFeed::CheckVocabulary() const {
-  for (const auto* sources : {&train_, &validation_}) {
-    for (const Source& source : *sources) {
-      const TokenFile& file = *source.file;
-      const int64_t bytes = file.tokens() * TokenDtypeBytes(file.dtype());
-      if (file.info().vocab_size > 0 || bytes > TokenFile::Options().verify_bytes_max) continue;
-      RETURN_IF_ERROR(file.CheckIdsBelow(vocab_size_));
-    }
+  for (const TokenFile* file : files()) {
+    const int64_t bytes = file->tokens() * TokenDtypeBytes(file->dtype());
+    if (file->info().vocab_size > 0 || bytes > TokenFile::Options().verify_bytes_max) continue;
+    RETURN_IF_ERROR(file->CheckIdsBelow(vocab_size_));
   }
   return OkStatus();
+}
+
+std::vector<const TokenFile*> DataFeed::files() const {
+  std::vector<const TokenFile*> files;
+  for (const auto* sources : {&train_, &validation_}) {
+    for (const Source& source : *sources) files.push_back(source.file.get());
+  }
+  return files;
 }
 
 std::vector<std::string> DataFeed::TrainFingerprints() const {

@@ -28,6 +28,9 @@ class DataFeed {
   // Reads the files that do not say what vocabulary they have, up to a gibibyte each:
   // kInvalidArgument where one has ids beyond the model's.
   Status CheckVocabulary() const;
+  // Of training, then of validation, in the configuration's order; without validation files that
+  // are too short for a window.
+  std::vector<const TokenFile*> files() const;
   // TokenFile::Fingerprint() of the training files, in the configuration's order.
   std::vector<std::string> TrainFingerprints() const;
 
