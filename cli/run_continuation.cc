@@ -14,6 +14,7 @@
 #include "proto/manifest.pb.h"
 #include "storage/checkpoint_location.h"
 #include "storage/checkpoint_writer.h"
+#include "storage/token_file.h"
 #include "worker/kernels/matmul.h"
 #include "worker/text/tokenizer.h"
 
@@ -106,6 +107,13 @@ std::string OneTokensPath(std::string path) {
   return OnePath(path);
 }
 
+// By their paths, or by what both hold where both are there.
+bool AreSameTokens(const std::string& a, const std::string& b) {
+  if (OneTokensPath(a) == OneTokensPath(b)) return true;
+  const auto one = TokenFile::Open(a), other = TokenFile::Open(b);
+  return one.ok() && other.ok() && (*one)->Fingerprint() == (*other)->Fingerprint();
+}
+
 // A run's own copy tells whether a tokenizer that lies elsewhere is the one it began with.
 bool IsTokenizerOfRun(const std::string& path, const std::string& run_dir) {
   const auto own = Tokenizer::Load(run_dir + "/tokenizer.json");
@@ -120,7 +128,7 @@ void SpellAlike(bool has_fingerprints, const proto::DataConfig& wanted, const st
   const auto spell = [](bool always, const auto& now, auto* before) {
     if (now.size() != before->size()) return;
     for (int i = 0; i < now.size(); ++i) {
-      if (always || OneTokensPath(now[i].path()) == OneTokensPath((*before)[i].path())) {
+      if (always || AreSameTokens(now[i].path(), (*before)[i].path())) {
         (*before)[i].set_path(now[i].path());
       }
     }

@@ -299,8 +299,9 @@ Result<TrainingRun> PrepareTraining(const RunFileOptions& file, bool fresh, bool
   run.finished = run.start_step >= config->lr_schedule().steps();
   // A finished run needs no data, unless somebody asks whether others are the same.
   const bool asks = manifest != nullptr && !SamePaths(manifest->config().data(), config->data());
-  if (!run.finished || asks)
+  if (!run.finished || asks) {
     RETURN_IF_ERROR(LookAtData(*config, trained_on, model_tokenizer, places, &run));
+  }
   run.config = config;
   return run;
 }

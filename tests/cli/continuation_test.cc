@@ -137,7 +137,8 @@ TEST_F(ContinuationTest, TheSameDataUnderAnotherSpellingAreTheSame) {
   Train();
   const std::filesystem::path copy = place_.Path("copy");
   std::filesystem::create_directory(copy);
-  for (const char* name : {"corpus_train.bin", "corpus_train.idx"}) {
+  for (const char* name :
+       {"corpus_train.bin", "corpus_train.idx", "corpus_validation.bin", "corpus_validation.idx"}) {
     std::filesystem::copy_file(place_.Path(name), copy / name);
   }
   const std::string here = place_.Path("corpus_train").string();
@@ -150,6 +151,7 @@ TEST_F(ContinuationTest, TheSameDataUnderAnotherSpellingAreTheSame) {
   }
   const std::string more = "--set lr_schedule.steps=20 --set ";
   ExpectDone("--set data.validation=" + place_.Path("corpus_validation.idx").string());
+  ExpectDone("--set data.validation=copy/corpus_validation");
   ExpectDone("--set data.tokenizer=./tokenizer.json");
   const std::string other = "corpus_validation holds other tokens than those that the run's";
   ExpectRefused(RunTrain("--set data.train=corpus_validation"), 2, other);
