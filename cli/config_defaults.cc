@@ -41,6 +41,10 @@ void FillSchedule(proto::LrScheduleConfig* schedule) {
   const int64_t steps = schedule->steps();
   const std::string& name = schedule->name();
   if (!schedule->has_warmup_steps()) schedule->set_warmup_steps(std::min<int64_t>(20, steps / 10));
+  // The published forms of these two fall to nothing.
+  if (!schedule->has_final_lr_ratio()) {
+    schedule->set_final_lr_ratio(name == "linear" || name == "wsd" ? 0 : 0.1);
+  }
   if (name == "wsd" && !schedule->has_decay_start()) {
     schedule->set_decay_start(std::max(schedule->warmup_steps(), steps * 4 / 5));
   }

@@ -266,6 +266,19 @@ TEST(ConfigLoaderTest, ATextThatStopsBeingYamlAtACommaIsRefused) {
             "run.yaml:2: not valid YAML: a key or a value was expected");
 }
 
+// As the schedules are published: cosine ends at a tenth, a line and a decay at nothing.
+TEST(ConfigLoaderTest, TheLastRateThatIsLeftOutIsTheSchedules) {
+  for (const auto& [name, ratio] : {std::pair{"cosine", 0.1}, std::pair{"polynomial", 0.1},
+                                    std::pair{"linear", 0.0}, std::pair{"wsd", 0.0}}) {
+    for (const bool is_written : {false, true}) {
+      proto::Config config = Load(StrCat("model: {preset: llama-5m}\nlr_schedule: {name: ", name,
+                                         is_written ? ", final_lr_ratio: 0.5}" : "}"));
+      ASSERT_TRUE(FillDefaults(&config).ok());
+      EXPECT_EQ(config.lr_schedule().final_lr_ratio(), is_written ? 0.5 : ratio) << name;
+    }
+  }
+}
+
 TEST(ConfigLoaderTest, AKeyIsAName) {
   EXPECT_EQ(LoadError(": 3\n").message(), "run.yaml:1: <key>: nothing: expected a name");
   EXPECT_EQ(LoadError("model: {[a]: 3}\n").message(),
