@@ -1,12 +1,12 @@
 #include "worker/training/checkpoint_io.h"
 
 #include <algorithm>
-#include <bit>
 #include <memory>
 
 #include "proto/config.pb.h"
 #include "storage/checkpoint_reader.h"
 #include "storage/checkpoint_writer.h"
+#include "storage/element_conversion.h"
 #include "storage/object_store.h"
 #include "worker/model/model_shape.h"
 #include "worker/model/weight_source.h"
@@ -75,20 +75,6 @@ Status LoadState(const proto::Config& config, const std::string& checkpoint,
   return OkStatus();
 }
 
-namespace {
-
-// By their bits, several at a time: an exponent of ones is an infinity or no number.
-bool AllFinite(const float* values, int64_t count) {
-  constexpr uint32_t kExponent = 0x7f800000;
-  uint32_t others = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    others |= (std::bit_cast<uint32_t>(values[i]) & kExponent) == kExponent;
-  }
-  return others == 0;
-}
-
-}  // namespace
-
 Result<std::string> WriteCheckpointPart(const proto::Config& config, int64_t step,
                                         uint64_t generation, int rank,
                                         const std::vector<StateTensor>& state,
@@ -110,9 +96,8 @@ Result<std::string> WriteCheckpointPart(const proto::Config& config, int64_t ste
   stream.Synchronize();
   // It would push out the good ones, and nobody could go on from it.
   for (size_t i = 0; i < state.size(); ++i) {
-    const auto* values = reinterpret_cast<const float*>(pieces[i].data);
     if (state[i].kind != StateTensor::Kind::kWeight) continue;
-    if (AllFinite(values, state[i].tensor.elements())) continue;
+    if (!FindNonFinite(DType::kF32, pieces[i].data, state[i].tensor.elements())) continue;
     return DataLossError(StrCat(state[i].name, " has values that are not finite"));
   }
   ChunkOptions options;
