@@ -21,6 +21,7 @@
 #include "parallelism/gradient_store.h"
 #include "parallelism/pipeline_executor.h"
 #include "proto/config.pb.h"
+#include "storage/element_conversion.h"
 #include "worker/kernels/matmul.h"
 #include "worker/model/decoder_stage.h"
 #include "worker/training/run_setup.h"
@@ -73,7 +74,8 @@ double ProductPeak(Stream& stream, DType dtype, int64_t size) {
 }
 
 struct Options {
-  std::string preset = "llama-30m", precision = "float32", recompute = "none", device = "cpu";
+  std::string preset = "llama-30m", precision = "float32", master = "float32";
+  std::string recompute = "none", device = "cpu";
   int64_t batch = 8, length = 256;
   int64_t peak_size = 0;   // of the product that the peak is measured with; 0: the device's own
   double peak_tflops = 0;  // by the data sheet, for `mfu`
@@ -113,12 +115,15 @@ void LoadInitialWeights(Stream& stream, const std::vector<ParameterSpec>& specs,
   const size_t at_once = std::max(1u, std::thread::hardware_concurrency());
   for (size_t first = 0; first < weights.size(); first += at_once) {
     const size_t last = std::min(first + at_once, weights.size());
-    std::vector<std::future<std::vector<float>>> values;
+    std::vector<std::future<std::vector<std::byte>>> values;
     for (size_t i = first; i < last; ++i) {
       values.push_back(std::async(std::launch::async, [&specs, &tensor = weights[i]] {
-        std::vector<float> host(tensor.tensor.bytes() / ByteSize(DType::kF32));
+        std::vector<float> host(tensor.tensor.elements());
         FillInitialValues(specs[tensor.id], 1, tensor.box, host.data());
-        return host;
+        std::vector<std::byte> values(tensor.tensor.bytes());
+        ConvertElements(DType::kF32, reinterpret_cast<const std::byte*>(host.data()),
+                        tensor.tensor.dtype(), values.data(), tensor.tensor.elements());
+        return values;
       }));
     }
     for (size_t i = first; i < last; ++i) {
@@ -160,7 +165,7 @@ Status Run(const Options& o) {
   Stream& stream = *opened;
   ProcessGroups groups;
   StoreOptions store_options;
-  store_options.compute = compute;
+  store_options.types = {compute, o.master == "bfloat16" ? DType::kBF16 : DType::kF32};
   store_options.microbatches = o.microbatches;
   ShardedParameterStore store(specs, &groups, &stream, store_options);
   LoadInitialWeights(stream, specs, &store);
@@ -182,7 +187,7 @@ Status Run(const Options& o) {
   PipelineExecutor executor(*schedule, 0, {nullptr, &stream, 1'000'000, {}});
   stage.Reserve(1);
   TrainingStep training_step(
-      {&stream, &groups, &store, &stage, &executor, source, 1.0, 1'000'000, {}, {}, true});
+      {&stream, &groups, &store, &stage, &executor, source, 1.0, 1, 1'000'000, {}, {}, true});
   double loss = 0;
   const auto step = [&](int64_t t) {
     CHECK(training_step.Run({1e-3, 0.9, 0.95, 1e-8, 0.1, t, 1}).ok());
@@ -210,6 +215,7 @@ Status Run(const Options& o) {
   Json out;
   out["program"] = "trireme";
   out["dtype"] = o.precision;
+  out["master"] = o.master;
   out["device"] = o.device;
   if (o.device == "cpu") out["threads"] = o.threads;
   out["parameters"] = parameters;
@@ -248,6 +254,8 @@ int main(int argc, char** argv) {
   app.add_option("--peak-size", options.peak_size, "of the product that gives the peak");
   app.add_option("--peak-tflops", options.peak_tflops, "by the data sheet, for mfu");
   app.add_option("--precision", options.precision)->capture_default_str();
+  app.add_option("--master", options.master, "what weights are kept in: float32, bfloat16")
+      ->capture_default_str();
   app.add_option("--recompute", options.recompute)->capture_default_str();
   app.add_option("--batch", options.batch)->capture_default_str();
   app.add_option("--microbatches", options.microbatches, "of `batch` sequences in a step");

@@ -124,9 +124,12 @@ std::vector<ConfigKey> OptimizerKeys() {
 
 std::vector<ConfigKey> LayoutKeys() {
   return {
-      Text("precision.compute", "float32",
-           "of products and activations; weights and sums stay float32", "float32 bfloat16",
-           "float16 float8"),
+      Text("precision.compute", "float32", "of products and activations; sums stay float32",
+           "float32 bfloat16", "float16 float8"),
+      Text("precision.master", "float32",
+           "of the weights that the optimizer keeps; bfloat16, where compute is, rounds them at "
+           "random and saves 8 bytes a weight",
+           "float32 bfloat16"),
       Text("precision.reduce", "float32", "of gradients on the wires", "float32",
            "bfloat16 float16"),
       Count("layout.data", "1", "ranks", 1, "replicas, each with its share of the batch"),

@@ -132,6 +132,13 @@ Problem FindBatchProblem(const proto::Config& config) {
   return std::nullopt;
 }
 
+Problem FindPrecisionProblem(const proto::Config& config) {
+  const auto& precision = config.precision();
+  if (precision.master() != "bfloat16" || precision.compute() == "bfloat16") return std::nullopt;
+  return Wrong("precision.master", precision.master(),
+               StrCat("float32, as precision.compute is ", precision.compute()));
+}
+
 Problem FindLayoutProblem(const proto::Config& config) {
   const auto& layout = config.layout();
   if (layout.context() > 1) return NotBuilt("layout.context", StrCat(layout.context()));
@@ -257,6 +264,7 @@ Status ProblemToStatus(const ConfigProblem& problem, const std::string& place) {
 std::optional<ConfigProblem> FindConfigProblem(const proto::Config& config) {
   if (auto problem = FindRangeProblem(config, "")) return problem;
   if (auto problem = FindFolderProblem(config)) return problem;
+  if (auto problem = FindPrecisionProblem(config)) return problem;
   if (auto problem = FindLayoutProblem(config)) return problem;
   const bool has_model = ModelIsResolved(config.model());
   if (has_model) {

@@ -307,7 +307,7 @@ Result<Expectation> Expect(const proto::Config& config, const MachineFile& machi
   ASSIGN_OR_RETURN(const auto laid_out, WithLayout(config, plan.layout));
   Expectation expectation{machine, EstimateKernels(*laid_out, machine)};
   const double tokens = static_cast<double>(plan.layout.tokens);
-  const double peak = machine.peak_flop.at(plan.layout.compute) * plan.workers;
+  const double peak = machine.peak_flop.at(plan.layout.types.compute) * plan.workers;
   const double flop_per_token = TrainingFlopPerToken(
       ModelShape::From(laid_out->model()), plan.parameters, laid_out->data().sequence_length());
   expectation.tokens_per_second = tokens / plan.step_seconds;

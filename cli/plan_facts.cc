@@ -95,7 +95,7 @@ PlanRequest PlanRequestOf(const proto::Config& config) {
   request.context = static_cast<int>(layout.context());
   request.zero_level = static_cast<int>(layout.zero());
   request.schedule = layout.pipeline_schedule();
-  request.compute = ComputeDType(config);
+  request.types = WeightTypesOf(config);
   request.microbatches = static_cast<int>(MicrobatchesPerStep(config));
   request.leaves = std::stoi(config.batch().sum_leaves());
   if (config.device() == "cuda") request.bucket_bytes = kGpuBucketBytes;
@@ -210,8 +210,8 @@ double ProductRate(const proto::Config& config, Stream& stream) {
     if (!seen.insert(weight).second) continue;
     if (flop > 0 && RealClock().NowMicros() >= until) break;
     const ProductSize size = {tokens, weight[0], weight[1]}, measured = Shortened(size);
-    seconds +=
-        ProductSeconds(stream, request.compute, measured, until) * size.flop() / measured.flop();
+    seconds += ProductSeconds(stream, request.types.compute, measured, until) * size.flop() /
+               measured.flop();
     flop += size.flop();
   }
   return flop / seconds;

@@ -35,7 +35,7 @@ class StepKernels {
     keys_ = std::max<int64_t>(1, shape_.kv_heads / tensor) * shape_.head_dim;
     inner_ = shape_.intermediate_size / tensor;
     vocabulary_ = (shape_.vocab_size + tensor - 1) / tensor;
-    width_ = static_cast<double>(ByteSize(request_.compute));
+    width_ = static_cast<double>(ByteSize(request_.types.compute));
     const Mesh mesh(request_.data, request_.tensor, request_.pipeline);
     recompute_ = StageOptionsFor(config, mesh, 0).recompute;
   }
@@ -90,7 +90,7 @@ class StepKernels {
     KernelEstimate kernel{std::move(name), kind, calls};
     kernel.flop = flop_each * static_cast<double>(calls);
     kernel.bytes = bytes_each * static_cast<double>(calls);
-    const double peak = machine_.peak_flop.at(request_.compute);
+    const double peak = machine_.peak_flop.at(request_.types.compute);
     const double moving = kernel.bytes / machine_.memory_bytes_per_second;
     kernel.roofline_seconds = std::max(kernel.flop / peak, moving);
     const double memory = kind == Kind::kUpdate ? machine_.reach_optimizer : machine_.reach_memory;
@@ -121,7 +121,7 @@ class StepKernels {
   // rows are written beside the sums, and the sums are read beside the gradients.
   void Gelu(int64_t calls, int64_t forwards) {
     const double rows = static_cast<double>(tokens_) * Wide(inner_);
-    const bool epilogue = request_.compute == DType::kBF16 && inner_ % 8 == 0;
+    const bool epilogue = request_.types.compute == DType::kBF16 && inner_ % 8 == 0;
     const double beside = epilogue ? rows : 0;
     Product("up", inner_, hidden_, calls, forwards, {.forward = beside});
     if (!epilogue) Memory("gelu forward", calls * forwards, 2 * rows);
@@ -161,7 +161,7 @@ class StepKernels {
     // cuDNN's deterministic backward pass (docs/cuda.md); what needs more runs without any.
     const int64_t heads = queries_ / shape_.head_dim;
     const int64_t workspace = 2 * tokens_ * heads * length_;
-    if (request_.compute == DType::kBF16 && workspace <= kAttentionWorkspaceMax) {
+    if (request_.types.compute == DType::kBF16 && workspace <= kAttentionWorkspaceMax) {
       result_.operation_bytes = workspace;
     }
   }
@@ -176,9 +176,11 @@ class StepKernels {
     }
     const double n = static_cast<double>(updated);
     Add("gradient norm", Kind::kUpdate, 1, 0, 4 * n);
-    // Gradient, master weight and two moments are read; the three are written, and the copy that
-    // products read.
-    Add("adamw", Kind::kUpdate, 1, 0, (request_.compute == DType::kBF16 ? 30 : 28) * n);
+    // Gradient, weight and two moments are read; the three are written, and the copy of a master
+    // that products read.
+    const double weight = ByteSize(request_.types.master);
+    const double copy = request_.types.master == request_.types.compute ? 0 : width_;
+    Add("adamw", Kind::kUpdate, 1, 0, (20 + 2 * weight + copy) * n);
   }
 
   const proto::Config& config_;

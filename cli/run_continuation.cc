@@ -181,6 +181,7 @@ Status GoOnFrom(const proto::Manifest& manifest, const ConfigPlaces& places,
     }
     *config->mutable_model() = recorded.model();
   }
+  RETURN_IF_ERROR(FillDefaults(&recorded));  // of keys that are newer than the checkpoint
   KeepRecorded(recorded, config);
   RETURN_IF_ERROR(FillDefaults(config));
   SpellAlike(manifest.data_cursor().train_data_size() > 0, config->data(), config->run().dir(),

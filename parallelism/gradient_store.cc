@@ -34,9 +34,10 @@ StateSlot MakeSlot(const ParameterLayout& layout, DeviceKind device) {
 float* Floats(const Buffer& buffer) { return reinterpret_cast<float*>(buffer.data()); }
 BFloat16* Halves(const Buffer& buffer) { return reinterpret_cast<BFloat16*>(buffer.data()); }
 
-// The f32 values of a parameter that updates and checkpoints see, at row updated.begin.
+// The f32 values of a parameter that updates and checkpoints see, at row updated.begin; or null.
 float* Masters(const StateSlot& slot, const LocalParameter& local) {
-  if (local.bf16) return Floats(slot.masters) + local.master_offset;
+  if (local.has_master) return Floats(slot.masters) + local.master_offset;
+  if (local.bf16) return nullptr;
   return Floats(slot.weights_f32) + local.weight_offset + local.updated.begin * local.row_elements;
 }
 
@@ -58,11 +59,14 @@ ShardedParameterStore::ShardedParameterStore(std::vector<ParameterSpec> specs,
       plan_(options_.microbatches, options_.leaves, groups->mesh().size(Axis::kData),
             groups->Index(Axis::kData)),
       layout_(MakeParameterLayout(specs_, groups->mesh(), groups->rank(), options_.zero_level,
-                                  options_.compute == DType::kBF16, options_.bucket_bytes)),
+                                  options_.types, options_.bucket_bytes)),
+      first_elements_(FirstElements(specs_, layout_)),
       slots_(MakeSlot(layout_, stream->device()), MakeSlot(layout_, stream->device())),
       reducer_(specs_, layout_, plan_, options_.zero_level, groups, stream, options_.phase) {
   CHECK(options_.zero_level == 0 || options_.zero_level == 1) << options_.zero_level;
-  CHECK(options_.compute == DType::kF32 || options_.compute == DType::kBF16);
+  const auto& [compute, master] = options_.types;
+  CHECK(compute == DType::kF32 || compute == DType::kBF16);
+  CHECK(master == DType::kF32 || master == compute);
   CHECK_EQ(groups->mesh().size(Axis::kContext), 1) << "context parallelism";
   MakeNormTable();
 }
@@ -264,7 +268,9 @@ UpdateSlice ShardedParameterStore::SliceOf(const LocalParameter& local) {
   slice.m_next = Floats(next.first_moments) + local.moment_offset;
   slice.v_next = Floats(next.second_moments) + local.moment_offset;
   slice.p_compute = ComputeCopy(next, local);
+  slice.p_rounded = local.has_master ? nullptr : ComputeCopy(now, local);
   slice.n = local.updated_elements();
+  slice.first_element = first_elements_[local.id] + local.updated.begin * local.row_elements;
   slice.decay = specs_[local.id].decay;
   return slice;
 }
@@ -331,9 +337,11 @@ std::vector<StateTensor> ShardedParameterStore::StateOf(const LocalParameter& lo
   box.extent[0] = rows.end - rows.begin;
   const int64_t skip = (rows.begin - local.updated.begin) * local.row_elements;
   const auto tensor = [&](float* base) { return Tensor(base + skip, DType::kF32, box.extent); };
+  const Tensor weights = local.bf16 && !local.has_master
+                             ? Tensor(ComputeCopy(slot, local) + skip, DType::kBF16, box.extent)
+                             : tensor(Masters(slot, local));
   std::vector<StateTensor> state;
-  state.push_back({StateTensor::Kind::kWeight, local.id, spec.name, spec.shape, box,
-                   tensor(Masters(slot, local))});
+  state.push_back({StateTensor::Kind::kWeight, local.id, spec.name, spec.shape, box, weights});
   if (!moments) return state;
   state.push_back({StateTensor::Kind::kFirstMoment, local.id, "optimizer.m." + spec.name,
                    spec.shape, box, tensor(Floats(slot.first_moments) + local.moment_offset)});
@@ -371,7 +379,7 @@ std::vector<StateTensor> ShardedParameterStore::StateToLoad() {
 Status ShardedParameterStore::FinishLoad(int64_t step, Micros timeout) {
   StateSlot& slot = slots_.Committed();
   for (const LocalParameter& local : layout_.locals) {
-    if (!local.bf16) continue;
+    if (!local.has_master) continue;
     CastToBFloat16(*stream_, ComputeCopy(slot, local), Masters(slot, local),
                    local.updated_elements());
   }
@@ -387,8 +395,8 @@ std::vector<Tensor> ShardedParameterStore::Replicated() {
     tensors.push_back(Acquire(local.id));
     if (options_.zero_level > 0) continue;
     for (const StateTensor& state : StateOf(local, local.updated, true)) {
-      // Weights in f32 are their own masters.
-      if (state.kind == StateTensor::Kind::kWeight && !local.bf16) continue;
+      // Weights without masters are their own.
+      if (state.kind == StateTensor::Kind::kWeight && !local.has_master) continue;
       tensors.push_back(state.tensor);
     }
   }

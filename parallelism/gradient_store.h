@@ -22,23 +22,26 @@
 namespace trireme {
 
 struct StoreOptions {
-  int zero_level = 0;           // 1: masters and moments only of the rows that this rank owns
-  DType compute = DType::kF32;  // or kBF16
-  int microbatches = 1;         // m: of the global batch
-  int leaves = 1;               // G: batch.sum_leaves
+  int zero_level = 0;  // 1: masters and moments only of the rows that this rank owns
+  WeightTypes types;
+  int microbatches = 1;  // m: of the global batch
+  int leaves = 1;        // G: batch.sum_leaves
   int64_t bucket_bytes = kBucketBytes;
   PhaseHook phase;
 };
 
-// What an optimizer works on: n elements. All pointers are f32 but p_compute, the bf16 copy of
-// p_next (null when the model computes in f32). Committed values are read, next ones written.
+// What an optimizer works on: n elements. Committed values are read, next ones written.
 struct UpdateSlice {
   ParamId id;
   const float* gradient;
   const float *p, *m, *v;
   float *p_next, *m_next, *v_next;
-  BFloat16* p_compute;
+  BFloat16* p_compute;  // the bf16 copy of p_next; null when the model computes in f32
+  // Of a parameter without f32 masters, else null: its committed values. Its next ones go to
+  // p_compute; p and p_next are null.
+  const BFloat16* p_rounded;
   int64_t n;
+  int64_t first_element;  // see FirstElements
   bool decay;
 };
 // Called once a step with all slices; element-wise work only.
@@ -60,7 +63,7 @@ struct StateTensor {
   std::string name;  // the parameter's, with "optimizer.m." or "optimizer.v." before it
   Shape shape;       // global
   Box box;           // of it
-  Tensor tensor;     // f32 values of the box, on the store's device
+  Tensor tensor;     // values of the box, on the store's device: f32, or bf16 without masters
 };
 
 // A step: BeginStep; Gradients and GradientDone by the model, for each microbatch of
@@ -147,6 +150,7 @@ class ShardedParameterStore final : public ParameterStore {
   StoreOptions options_;
   LeafPlan plan_;
   ParameterLayout layout_;
+  std::vector<int64_t> first_elements_;
   StateSlots slots_;
   GradientReducer reducer_;
   Recording* recording_ = nullptr;

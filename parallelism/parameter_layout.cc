@@ -67,7 +67,8 @@ int StageOfRole(const ParameterSpec& spec, int role) {
 bool IsMatrix(const ParameterSpec& spec) { return spec.published_shape.size() >= 2; }
 
 ParameterLayout MakeParameterLayout(const std::vector<ParameterSpec>& specs, const Mesh& mesh,
-                                    int rank, int zero_level, bool bf16, int64_t bucket_bytes) {
+                                    int rank, int zero_level, WeightTypes types,
+                                    int64_t bucket_bytes) {
   const int stage = mesh.Index(rank, Axis::kPipeline);
   const int data_index = mesh.Index(rank, Axis::kData);
   ParameterLayout layout;
@@ -88,10 +89,11 @@ ParameterLayout MakeParameterLayout(const std::vector<ParameterSpec>& specs, con
     local.owned_by = OwnersOf(spec, local.region, mesh, rank);
     local.updated = zero_level > 0 ? local.owned_by[data_index] : RowRange{0, local.rows};
     local.padded_rows = IsMatrix(spec) ? PaddedRows(local.rows) : local.rows;
-    local.bf16 = bf16 && IsMatrix(spec);
+    local.bf16 = types.compute == DType::kBF16 && IsMatrix(spec);
+    local.has_master = local.bf16 && types.master == DType::kF32;
     local.weight_offset =
         Take(local.bf16 ? &layout.weights_bf16 : &layout.weights_f32, local.padded_elements());
-    if (local.bf16) local.master_offset = Take(&layout.masters, local.updated_elements());
+    if (local.has_master) local.master_offset = Take(&layout.masters, local.updated_elements());
     local.moment_offset = Take(&layout.moments, local.updated_elements());
     layout.local_of[id] = static_cast<int>(layout.locals.size());
     layout.locals.push_back(std::move(local));
@@ -99,6 +101,22 @@ ParameterLayout MakeParameterLayout(const std::vector<ParameterSpec>& specs, con
   AddEntries(&layout);
   AddBuckets(&layout, bucket_bytes);
   return layout;
+}
+
+std::vector<int64_t> FirstElements(const std::vector<ParameterSpec>& specs,
+                                   const ParameterLayout& layout) {
+  std::vector<int64_t> first(specs.size(), 0);
+  int64_t end = 0;
+  for (size_t id = 0; id < specs.size(); ++id) {
+    const Shape& shape = specs[id].shape;
+    const int64_t elements = ElementCount(shape);
+    first[id] = Take(&end, elements);
+    if (layout.local_of[id] < 0 || elements == 0) continue;
+    // A region is cut along one dim at most: those before it along that dim are laid before it.
+    const Box& region = layout.locals[layout.local_of[id]].region;
+    for (size_t d = 0; d < shape.size(); ++d) first[id] += region.offset[d] * (elements / shape[d]);
+  }
+  return first;
 }
 
 }  // namespace trireme

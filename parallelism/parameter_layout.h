@@ -30,7 +30,8 @@ struct LocalParameter {
   int64_t row_elements = 0;
   std::vector<RowRange> owned_by;  // rows by data index: OwnedRegion
   RowRange updated;                // rows that this rank updates: owned with ZeRO, else all
-  bool bf16 = false;               // computed in bf16, with a master copy in f32
+  bool bf16 = false;               // computed in bf16
+  bool has_master = false;         // with a master copy in f32
   int64_t weight_offset = 0;       // in weights_bf16 or weights_f32
   int64_t master_offset = 0;       // in masters, of row updated.begin
   int64_t moment_offset = 0;       // in the moments, of row updated.begin
@@ -58,6 +59,12 @@ struct GradientBucket {
   std::vector<int> entries;
 };
 
+// What matrices are kept in; vectors are f32.
+struct WeightTypes {
+  DType compute = DType::kF32;  // or kBF16
+  DType master = DType::kF32;   // kBF16, where compute is kBF16: there are no others
+};
+
 struct ParameterLayout {
   std::vector<LocalParameter> locals;  // in the order of ids
   std::vector<int> local_of;           // by ParamId; -1 when another stage holds it
@@ -71,8 +78,15 @@ struct ParameterLayout {
 int StageOfRole(const ParameterSpec& spec, int role);
 bool IsMatrix(const ParameterSpec& spec);  // two or more published dims
 
-// zero_level: 0 or 1. bf16: compute in bf16 (matrices; vectors stay f32).
+// zero_level: 0 or 1.
 ParameterLayout MakeParameterLayout(const std::vector<ParameterSpec>& specs, const Mesh& mesh,
-                                    int rank, int zero_level, bool bf16, int64_t bucket_bytes);
+                                    int rank, int zero_level, WeightTypes types,
+                                    int64_t bucket_bytes);
+
+// Where the elements of local regions lie when all parameters are laid end to end, by ParamId: that
+// of a region's first one. Elements of a region follow one another. Equal for ranks that hold the
+// same elements, apart for those that hold others, and the same for every data and pipeline degree.
+std::vector<int64_t> FirstElements(const std::vector<ParameterSpec>& specs,
+                                   const ParameterLayout& layout);
 
 }  // namespace trireme

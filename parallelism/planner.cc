@@ -89,9 +89,8 @@ class Planner {
   }
 
   StagePlan Rank(int rank, int data, int stage) {
-    const ParameterLayout layout =
-        MakeParameterLayout(model_.specs, mesh_, rank, request_.zero_level,
-                            request_.compute == DType::kBF16, request_.bucket_bytes);
+    const ParameterLayout layout = MakeParameterLayout(
+        model_.specs, mesh_, rank, request_.zero_level, request_.types, request_.bucket_bytes);
     const LeafPlan leaves(request_.microbatches, request_.leaves, request_.data, data);
     const StageCosts& costs = model_.stages[stage];
     StagePlan plan;

@@ -52,7 +52,7 @@ struct PlanRequest {
   int data = 1, tensor = 1, pipeline = 1, context = 1;
   int zero_level = 0;
   std::string schedule = "1f1b";  // see MakeSchedule
-  DType compute = DType::kF32;
+  WeightTypes types;
   int microbatches = 1;     // a step
   int leaves = 1;           // batch.sum_leaves
   int64_t batch_bytes = 0;  // tokens and labels of a microbatch

@@ -11,7 +11,7 @@ namespace trireme {
 struct StateSlot {
   Buffer weights_f32;   // what the model computes with, in f32
   Buffer weights_bf16;  // and in bf16
-  Buffer masters;       // f32 values of the bf16 weights; of the rows that this rank updates
+  Buffer masters;       // f32 values of bf16 weights that have them, of the rows updated here
   Buffer first_moments;
   Buffer second_moments;
   int64_t step = 0;

@@ -56,6 +56,8 @@ TEST(CudaTrainingTest, TrainsAsTheCpuDoes) {
     ExpectNear(RunHarness(OnGpu(run)), RunHarness(run), 1e-6, 5e-6);
     run.compute = DType::kBF16;
     ExpectNear(RunHarness(OnGpu(run)), RunHarness(run), 2e-3, 3e-2);
+    run.master = DType::kBF16;
+    ExpectNear(RunHarness(OnGpu(run)), RunHarness(run), 2e-3, 3e-2);
   }
 }
 
@@ -79,6 +81,21 @@ TEST(CudaTrainingTest, LayoutsHaveTheBitsOfOneRank) {
     run.steps = 1;
     ExpectTheBitsOfOneRank(run);
   }
+}
+
+// Weights that are rounded at random are rounded alike in every layout, and when replayed each step
+// with the random bits of its own number.
+TEST(CudaTrainingTest, WithoutMastersLayoutsAndReplaysHaveTheBitsOfOneEagerRank) {
+  ModelShape shape = TinyGpt2();
+  shape.layers = 2;
+  HarnessOptions run = OnGpu(ShortRun(shape));
+  run.compute = run.master = DType::kBF16;
+  run.steps = 3;
+  ExpectTheBitsOfOneRank(run);
+  const HarnessResult replayed = RunHarness(run);
+  EXPECT_EQ(replayed.replayed, 1);
+  run.record = false;
+  ExpectSameBits(RunHarness(run), replayed);
 }
 
 // Ranks that are alone find their addresses for the first time in two steps; all others are

@@ -8,6 +8,7 @@
 #include "cluster/base/rng.h"
 #include "cluster/comm/staged_communicator.h"
 #include "parallelism/pipeline_executor.h"
+#include "storage/element_conversion.h"
 #include "worker/kernels/cross_entropy.h"
 #include "worker/training/run_setup.h"
 #include "worker/training/training_step.h"
@@ -85,16 +86,22 @@ Status Load(const HarnessOptions& options, ShardedParameterStore* store, Stream*
         FillInitialValues(spec, 1, tensor.box, values.data());
       }
     }
-    stream->Copy(tensor.tensor.data(), values.data(), tensor.tensor.bytes());
+    std::vector<std::byte> converted(tensor.tensor.bytes());
+    ConvertElements(DType::kF32, reinterpret_cast<const std::byte*>(values.data()),
+                    tensor.tensor.dtype(), converted.data(), tensor.tensor.elements());
+    stream->Copy(tensor.tensor.data(), converted.data(), tensor.tensor.bytes());
     stream->Synchronize();
   }
   return store->FinishLoad(0, kTimeout);
 }
 
 std::vector<float> Values(const Tensor& tensor, Stream* stream) {
-  std::vector<float> values(tensor.elements());
-  stream->Copy(values.data(), tensor.data(), tensor.bytes());
+  std::vector<std::byte> stored(tensor.bytes());
+  stream->Copy(stored.data(), tensor.data(), tensor.bytes());
   stream->Synchronize();
+  std::vector<float> values(tensor.elements());
+  ConvertElements(tensor.dtype(), stored.data(), DType::kF32,
+                  reinterpret_cast<std::byte*>(values.data()), tensor.elements());
   return values;
 }
 
@@ -136,7 +143,7 @@ Status Run(const HarnessOptions& options, Stream& stream, ProcessGroups* groups,
       ParameterSpecs(options.shape, options.tensor, options.pipeline);
   StoreOptions store_options;
   store_options.zero_level = options.zero;
-  store_options.compute = options.compute;
+  store_options.types = {options.compute, options.master};
   store_options.microbatches = static_cast<int>(options.microbatches.size());
   store_options.leaves = options.leaves;
   store_options.bucket_bytes = 1 << 14;  // several buckets, although the models are tiny
@@ -166,6 +173,7 @@ Status Run(const HarnessOptions& options, Stream& stream, ProcessGroups* groups,
                               &executor,
                               source,
                               options.clip_norm,
+                              1,
                               kTimeout,
                               {},
                               {},

@@ -35,6 +35,7 @@ struct HarnessOptions {
   int leaves = 1;
   std::string schedule = "1f1b";
   DType compute = DType::kF32;
+  DType master = DType::kF32;
   Recompute recompute = Recompute::kNone;
   bool deferred = false;  // weight gradients in passes of their own
   TokenShape tokens{1, 1};

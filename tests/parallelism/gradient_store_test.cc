@@ -158,7 +158,7 @@ TEST(GradientStoreTest, BehindTheRowsOfAMatrixThereAreZeros) {
     OnMesh(Mesh(1, 1, 1), nullptr, [&](ProcessGroups* groups) {
       Stream stream(1);
       StoreOptions options = Options(0);
-      options.compute = compute;
+      options.types.compute = compute;
       ShardedParameterStore store(Zoo(1, 1), groups, &stream, options);
       for (int step = 1; step <= 2; ++step) {
         WriteGradients(&store, *groups);
@@ -253,20 +253,22 @@ TEST(GradientStoreTest, EveryBoxIsSavedOnceAndWhatIsLoadedIsWhatIsUpdated) {
 }
 
 TEST(GradientStoreTest, ZeroOneHoldsAShareOfTheMoments) {
-  const auto bytes = [](int zero) {
+  const auto bytes = [](int zero, DType master) {
     int64_t total = 0;
     OnMesh(Mesh(4, 1, 1), nullptr, [&](ProcessGroups* groups) {
       Stream stream(1);
       StoreOptions options = Options(zero);
-      options.compute = DType::kBF16;
+      options.types = {DType::kBF16, master};
       ShardedParameterStore store({Spec("w", {64, 64}, {0})}, groups, &stream, options);
       if (groups->rank() == 0) total = store.memory_bytes();
     });
     return total;
   };
   // 4096 elements: bf16 weights twice, master and two moments twice, two accumulators.
-  EXPECT_EQ(bytes(0), 4096 * (2 * 2 + 2 * 12 + 2 * 4));
-  EXPECT_EQ(bytes(1), 4096 * (2 * 2 + 2 * 12 / 4 + 2 * 4));
+  EXPECT_EQ(bytes(0, DType::kF32), 4096 * (2 * 2 + 2 * 12 + 2 * 4));
+  EXPECT_EQ(bytes(1, DType::kF32), 4096 * (2 * 2 + 2 * 12 / 4 + 2 * 4));
+  EXPECT_EQ(bytes(0, DType::kBF16), 4096 * (2 * 2 + 2 * 8 + 2 * 4));
+  EXPECT_EQ(bytes(1, DType::kBF16), 4096 * (2 * 2 + 2 * 8 / 4 + 2 * 4));
 }
 
 TEST(GradientStoreTest, DiscardLeavesTheCommittedState) {

@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
 #include <set>
+
+#include "parallelism/parameter_layout.h"
 
 namespace trireme {
 namespace {
@@ -107,6 +110,40 @@ TEST(PlacementTest, OwnedRowsTileTheLocalRegionAndFallOnBlockEdges) {
       }
       EXPECT_TRUE(TilesExactly(shape, boxes)) << data << " " << rows;
     }
+  }
+}
+
+// Every element has a place of its own, wherever it is held, and the same one in all layouts of a
+// tensor degree.
+TEST(ParameterLayoutTest, ElementsAreLaidEndToEnd) {
+  ParameterSpec rows{"rows", {67, 4}, {67, 4}, {{{Axis::kTensor, 0, 67}}}, {0, 1}, 2};
+  ParameterSpec columns{"columns", {5, 3, 16}, {5, 48}, {{{Axis::kTensor, 2, 4}}}, {0}};
+  ParameterSpec shared{"shared", {6, 10}, {6, 10}, {{{Axis::kTensor, 0, 2}}}, {1}};
+  ParameterSpec copied{"copied", {9}, {9}, {}, {1}};
+  const std::vector<ParameterSpec> specs = {rows, columns, shared, copied};
+  for (const int tensor : {1, 2, 4}) {
+    std::map<std::pair<int, std::vector<int64_t>>, int64_t> first_of;  // id and offset
+    std::map<int64_t, int64_t> ends;                                   // by begin
+    for (const int data : {1, 3}) {
+      const Mesh mesh(data, tensor, 2);
+      for (int rank = 0; rank < mesh.size(); ++rank) {
+        const ParameterLayout layout = MakeParameterLayout(specs, mesh, rank, 1, {}, 1 << 20);
+        const std::vector<int64_t> first = FirstElements(specs, layout);
+        for (const LocalParameter& local : layout.locals) {
+          const auto [at, is_new] =
+              first_of.try_emplace({local.id, local.region.offset}, first[local.id]);
+          EXPECT_EQ(at->second, first[local.id]) << specs[local.id].name;
+          if (is_new) ends[first[local.id]] = first[local.id] + local.elements();
+        }
+      }
+    }
+    int64_t end = 0, elements = 0;
+    for (const auto& [begin, region_end] : ends) {
+      EXPECT_GE(begin, end);
+      end = region_end;
+      elements += region_end - begin;
+    }
+    EXPECT_EQ(elements, 67 * 4 + 5 * 48 + 6 * 10 + 9) << tensor;
   }
 }
 

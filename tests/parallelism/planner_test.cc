@@ -76,6 +76,17 @@ TEST(PlannerTest, StateMemoryIsWhatTheStoreTakes) {
   }
 }
 
+TEST(PlannerTest, WithoutMastersTheirTwoSlotsAreSaved) {
+  PlanRequest request = Layout(1, 1, 0);
+  request.types = {DType::kBF16, DType::kF32};
+  const StagePlan with = MakePlan(request, ToyFacts(1), {})->stages[0];
+  request.types.master = DType::kBF16;
+  const StagePlan without = MakePlan(request, ToyFacts(1), {})->stages[0];
+  EXPECT_GT(BytesOf(with, "master weights"), 0);
+  EXPECT_EQ(BytesOf(without, "master weights"), 0);
+  EXPECT_EQ(with.memory_bytes - without.memory_bytes, BytesOf(with, "master weights"));
+}
+
 TEST(PlannerTest, BubbleActivationsAndTimeFollowTheSchedule) {
   MachineFacts machine;
   machine.flop_per_second = 1e6;

@@ -145,7 +145,7 @@ inline Status RunSteps(const RunSetup& setup, ProcessGroups* groups, Collector* 
   const int stage = groups->Index(Axis::kPipeline);
   StoreOptions options;
   options.zero_level = setup.zero;
-  options.compute = setup.compute;
+  options.types.compute = setup.compute;
   options.microbatches = setup.microbatches;
   options.leaves = setup.leaves;
   options.bucket_bytes = setup.bucket_bytes;

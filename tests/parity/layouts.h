@@ -49,22 +49,27 @@ inline HarnessOptions BaseRun(const ModelShape& shape) {
   return options;
 }
 
-// A model and the type that it computes in.
+// A model and the types that it computes in and keeps its weights in.
 struct ParityModel {
   std::string name;
   ModelShape shape;
   DType compute = DType::kF32;
+  DType master = DType::kF32;
 
   HarnessOptions Run() const {
     HarnessOptions options = BaseRun(shape);
     options.compute = compute;
+    options.master = master;
     return options;
   }
 };
 inline void PrintTo(const ParityModel& model, std::ostream* out) { *out << model.name; }
 
 inline std::vector<ParityModel> ParityModels() {
-  return {{"Llama", TinyLlama()}, {"Gpt2", TinyGpt2()}, {"LlamaBf16", TinyLlama(), DType::kBF16}};
+  return {{"Llama", TinyLlama()},
+          {"Gpt2", TinyGpt2()},
+          {"LlamaBf16", TinyLlama(), DType::kBF16},
+          {"Gpt2NoMasters", TinyGpt2(), DType::kBF16, DType::kBF16}};
 }
 
 struct LayoutCase {

@@ -91,6 +91,33 @@ TEST_F(TrainingRunsTest, AScheduleFromAFileHasTheBitsOfTheSerialRun) {
 }
 
 // Partial sums inside a product are regrouped: no equal bits from here on, and the events say so.
+// Weights without masters are saved as they are, and rounded alike on every layout.
+TEST_F(TrainingRunsTest, WeightsWithoutMastersTrainToTheSameBits) {
+  const std::string precision =
+      "--set precision.compute=bfloat16 --set precision.master=bfloat16 "
+      "--set lr_schedule.name=constant --set run.dir=";
+  ASSERT_EQ(Train(precision + "serial").exit_code, 0);
+  Outcome outcome = Train(precision + "mpi --set layout.data=2 --set layout.pipeline=2", Mpirun(5));
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(Hash("mpi"), Hash("serial"));
+  EXPECT_EQ(Losses("mpi"), Losses("serial"));
+  EXPECT_LT(Values("serial")["loss of step 12"], Values("serial")["loss of step 1"]);
+  // A run that goes on rounds as one that never stopped.
+  ASSERT_EQ(Train(precision + "again --set lr_schedule.steps=8").exit_code, 0);
+  ASSERT_EQ(Train(precision + "again --set layout.data=2").exit_code, 0);
+  EXPECT_EQ(Hash("again"), Hash("serial"));
+  const std::string shown = place_.Run("checkpoint show serial@12 --json").out;
+  EXPECT_THAT(shown, HasSubstr("bfloat16"));
+  outcome = Train(precision + "serial --set precision.master=float32");
+  EXPECT_EQ(outcome.exit_code, 2);
+  EXPECT_THAT(outcome.err, HasSubstr("precision.master: float32, but the run's checkpoint has "
+                                     "bfloat16"));
+  outcome = Train("--set precision.master=bfloat16");
+  EXPECT_EQ(outcome.exit_code, 2);
+  EXPECT_THAT(outcome.err, HasSubstr("--set precision.master=bfloat16: precision.master: bfloat16: "
+                                     "expected float32, as precision.compute is float32"));
+}
+
 TEST_F(TrainingRunsTest, AnotherTensorDegreeEndsThePromiseOfEqualBits) {
   ASSERT_EQ(Train("--set run.dir=wider --set lr_schedule.steps=12").exit_code, 0);
   Outcome outcome = Train("--set run.dir=wider --set lr_schedule.steps=16 --set layout.data=2");

@@ -76,21 +76,24 @@ struct FourOfState {
   }
 };
 
-// Factors as arguments of a launch, and as numbers that the device has.
-struct GivenFactors {
+// A step's numbers as arguments of a launch, and where the device has them.
+struct GivenNumbers {
   AdamWFactors factors;
-  __device__ __forceinline__ const AdamWFactors& Get() const { return factors; }
+  int64_t t;
+  __device__ __forceinline__ const AdamWFactors& Factors() const { return factors; }
+  __device__ __forceinline__ int64_t Step() const { return t; }
 };
-struct FactorsOnDevice {
-  const AdamWFactors* factors;
-  __device__ __forceinline__ AdamWFactors Get() const { return *factors; }
+struct NumbersOnDevice {
+  const StepNumbers* numbers;
+  __device__ __forceinline__ AdamWFactors Factors() const { return numbers->factors; }
+  __device__ __forceinline__ int64_t Step() const { return numbers->t; }
 };
 
 // As AdamW. Twice four elements a thread at a time where they come in packs.
-template <int kThreads, typename Factors>
+template <int kThreads, typename Numbers>
 __global__ __launch_bounds__(kThreads) void AdamWKernel(const SliceTable<AdamWSlice> table,
-                                                        const Factors factors) {
-  const AdamWFactors f = factors.Get();
+                                                        const Numbers numbers) {
+  const AdamWFactors f = numbers.Factors();
   constexpr int kStep = Pack<float>::kSize;
   const int index = SliceOfBlock(table);
   const AdamWSlice& s = table.slices[index];
@@ -130,9 +133,11 @@ __device__ __forceinline__ void UpdateRoundedHalf(const AdamWRoundedSlice& s, in
 
 // As AdamWRounded. A packed slice begins at a multiple of eight elements of the model, so that a
 // pack of bf16 is one block of random bits.
-template <int kThreads>
+template <int kThreads, typename Numbers>
 __global__ __launch_bounds__(kThreads) void AdamWRoundedKernel(
-    const SliceTable<AdamWRoundedSlice> table, const AdamWFactors f, uint64_t seed, int64_t t) {
+    const SliceTable<AdamWRoundedSlice> table, const Numbers numbers, uint64_t seed) {
+  const AdamWFactors f = numbers.Factors();
+  const int64_t t = numbers.Step();
   constexpr int kStep = Pack<BFloat16>::kSize;
   static_assert(kStep == kElementsOfBlock);
   const int index = SliceOfBlock(table);

@@ -5,7 +5,7 @@
 #include "worker/kernels/dispatch.h"
 #include "worker/kernels/vector.h"
 #include "worker/optimizer/adamw.h"
-#include "worker/optimizer/adamw_factors.h"
+#include "worker/optimizer/adamw_lanes.h"
 #include "worker/optimizer/cuda_optimizer.h"
 #include "worker/optimizer/step_numbers.h"
 
@@ -13,16 +13,6 @@ namespace trireme {
 namespace {
 
 constexpr int64_t kBlock = 1 << 14;  // elements a parallel block
-
-Vec SquareRoot(Vec x) {
-#if defined(__AVX512F__)
-  return reinterpret_cast<Vec>(_mm512_maskz_sqrt_ps(0xffff, reinterpret_cast<__m512>(x)));
-#else
-  Vec root;
-  for (int i = 0; i < kLanes; ++i) root[i] = std::sqrt(x[i]);
-  return root;
-#endif
-}
 
 // Past the caches where `kStream`: what is written here is not read again before everything else
 // has been, and a plain store would first read the line that it overwrites.
@@ -48,15 +38,13 @@ void Update(const AdamWSlice& s, int64_t begin, int64_t end, const AdamWFactors&
   const float keep = s.decay ? f.keep : 1.0f;
   ForLanes(end - begin, [&](int64_t offset, auto count) {
     const int64_t i = begin + offset;
-    const Vec g = Load(s.gradient + i, count) * f.gradient;
-    const Vec m = Fma(Load(s.m + i, count), Broadcast(f.m_keep), g * f.m_new);
-    const Vec v = Fma(Load(s.v + i, count), Broadcast(f.v_keep), g * g * f.v_new);
-    const Vec root = Fma(SquareRoot(v), Broadcast(f.root_inverse), Broadcast(f.eps));
-    const Vec p = Fma(m / root, Broadcast(-f.rate), Load(s.p + i, count) * keep);
-    Write<kStream>(s.m_next + i, m, count);
-    Write<kStream>(s.v_next + i, v, count);
-    Write<kStream>(s.p_next + i, p, count);
-    if (s.p_compute != nullptr) Store(s.p_compute + i, p, count);
+    const AdamWLanes next =
+        UpdateLanes(f, keep, Load(s.gradient + i, count),
+                    {Load(s.p + i, count), Load(s.m + i, count), Load(s.v + i, count)});
+    Write<kStream>(s.m_next + i, next.m, count);
+    Write<kStream>(s.v_next + i, next.v, count);
+    Write<kStream>(s.p_next + i, next.p, count);
+    if (s.p_compute != nullptr) Store(s.p_compute + i, next.p, count);
   });
   if (kStream) _mm_sfence();
 }

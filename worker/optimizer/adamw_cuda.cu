@@ -36,8 +36,8 @@ bool AllPackAligned(Pointers... pointers) {
   return (gpu::IsPackAligned(pointers) && ...);
 }
 
-template <typename Factors>
-void LaunchAdamW(Stream& stream, std::span<const AdamWSlice> slices, const Factors& factors) {
+template <typename Numbers>
+void LaunchAdamW(Stream& stream, std::span<const AdamWSlice> slices, const Numbers& numbers) {
   ForTables(
       slices, gpu::kUpdateElements,
       [](const AdamWSlice& s) {
@@ -45,18 +45,34 @@ void LaunchAdamW(Stream& stream, std::span<const AdamWSlice> slices, const Facto
       },
       [&](const gpu::SliceTable<AdamWSlice>& table, unsigned blocks) {
         gpu::Launch(stream, {blocks, gpu::kUpdateThreads},
-                    gpu::AdamWKernel<gpu::kUpdateThreads, Factors>, table, factors);
+                    gpu::AdamWKernel<gpu::kUpdateThreads, Numbers>, table, numbers);
+      });
+}
+
+template <typename Numbers>
+void LaunchAdamWRounded(Stream& stream, std::span<const AdamWRoundedSlice> slices,
+                        const Numbers& numbers, uint64_t seed) {
+  ForTables(
+      slices, gpu::kUpdateElements,
+      [](const AdamWRoundedSlice& s) {
+        CHECK_GE(s.first_element, 0);
+        return s.first_element % kElementsOfBlock == 0 &&
+               AllPackAligned(s.gradient, s.p, s.m, s.v, s.p_next, s.m_next, s.v_next);
+      },
+      [&](const gpu::SliceTable<AdamWRoundedSlice>& table, unsigned blocks) {
+        gpu::Launch(stream, {blocks, gpu::kUpdateThreads},
+                    gpu::AdamWRoundedKernel<gpu::kUpdateThreads, Numbers>, table, numbers, seed);
       });
 }
 
 }  // namespace
 
 void AdamW(Stream& stream, std::span<const AdamWSlice> slices, const AdamWStep& step) {
-  LaunchAdamW(stream, slices, gpu::GivenFactors{AdamWFactorsOf(step)});
+  LaunchAdamW(stream, slices, gpu::GivenNumbers{AdamWFactorsOf(step), step.t});
 }
 
 void AdamW(Stream& stream, std::span<const AdamWSlice> slices, const StepNumbers* numbers) {
-  LaunchAdamW(stream, slices, gpu::FactorsOnDevice{&numbers->factors});
+  LaunchAdamW(stream, slices, gpu::NumbersOnDevice{numbers});
 }
 
 void FinishNorm(Stream& stream, const double* table, const int64_t* row_ends, int64_t rows,
@@ -68,18 +84,12 @@ void FinishNorm(Stream& stream, const double* table, const int64_t* row_ends, in
 
 void AdamWRounded(Stream& stream, std::span<const AdamWRoundedSlice> slices, const AdamWStep& step,
                   uint64_t seed) {
-  const AdamWFactors factors = AdamWFactorsOf(step);
-  ForTables(
-      slices, gpu::kUpdateElements,
-      [](const AdamWRoundedSlice& s) {
-        CHECK_GE(s.first_element, 0);
-        return s.first_element % kElementsOfBlock == 0 &&
-               AllPackAligned(s.gradient, s.p, s.m, s.v, s.p_next, s.m_next, s.v_next);
-      },
-      [&](const gpu::SliceTable<AdamWRoundedSlice>& table, unsigned blocks) {
-        gpu::Launch(stream, {blocks, gpu::kUpdateThreads},
-                    gpu::AdamWRoundedKernel<gpu::kUpdateThreads>, table, factors, seed, step.t);
-      });
+  LaunchAdamWRounded(stream, slices, gpu::GivenNumbers{AdamWFactorsOf(step), step.t}, seed);
+}
+
+void AdamWRounded(Stream& stream, std::span<const AdamWRoundedSlice> slices,
+                  const StepNumbers* numbers, uint64_t seed) {
+  LaunchAdamWRounded(stream, slices, gpu::NumbersOnDevice{numbers}, seed);
 }
 
 void SumsOfSquares(Stream& stream, const NormRange* ranges, int64_t count) {

@@ -13,6 +13,8 @@ void FinishNorm(Stream& stream, const double* table, const int64_t* row_ends, in
                 double clip_norm, StepNumbers* numbers);
 void AdamWRounded(Stream& stream, std::span<const AdamWRoundedSlice> slices, const AdamWStep& step,
                   uint64_t seed);
+void AdamWRounded(Stream& stream, std::span<const AdamWRoundedSlice> slices,
+                  const StepNumbers* numbers, uint64_t seed);
 void SumsOfSquares(Stream& stream, const NormRange* ranges, int64_t count);
 
 // state_checksum.h

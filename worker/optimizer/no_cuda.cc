@@ -12,6 +12,9 @@ void FinishNorm(Stream&, const double*, const int64_t*, int64_t, double, StepNum
 void AdamWRounded(Stream&, std::span<const AdamWRoundedSlice>, const AdamWStep&, uint64_t) {
   NoCuda("AdamWRounded");
 }
+void AdamWRounded(Stream&, std::span<const AdamWRoundedSlice>, const StepNumbers*, uint64_t) {
+  NoCuda("AdamWRounded");
+}
 uint64_t StateChecksum(Stream&, std::span<const ChecksumSlice>) { NoCuda("StateChecksum"); }
 void SumsOfSquares(Stream&, const NormRange*, int64_t) { NoCuda("SumsOfSquares"); }
 

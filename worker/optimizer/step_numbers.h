@@ -12,6 +12,7 @@ namespace trireme {
 
 struct StepNumbers {
   double norm;           // of all gradients
+  int64_t t;             // the step's number, from 1
   AdamWFactors factors;  // of the step; FinishNorm sets `gradient`
 };
 
@@ -22,8 +23,10 @@ struct StepNumbers {
 void FinishNorm(Stream& stream, const double* table, const int64_t* row_ends, int64_t rows,
                 double clip_norm, StepNumbers* numbers);
 
-// AdamW with numbers of the device. GPUs alone.
+// AdamW and AdamWRounded with numbers of the device. GPUs alone.
 void AdamW(Stream& stream, std::span<const AdamWSlice> slices, const StepNumbers* numbers);
+void AdamWRounded(Stream& stream, std::span<const AdamWRoundedSlice> slices,
+                  const StepNumbers* numbers, uint64_t seed);
 
 // What FinishNorm makes of a norm.
 inline double ClipFactor(double norm, double clip_norm) {

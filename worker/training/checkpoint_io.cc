@@ -34,6 +34,16 @@ Status FillTensor(const StateTensor& tensor, Stream& stream, const Fill& fill) {
   return OkStatus();
 }
 
+// Has `fill` write the floats that `values`, elements of the tensor's type, are made of.
+template <typename Fill>
+Status AsFloats(const Tensor& tensor, std::byte* values, const Fill& fill) {
+  if (tensor.dtype() == DType::kF32) return fill(reinterpret_cast<float*>(values));
+  const Buffer floats(tensor.elements() * ByteSize(DType::kF32));
+  RETURN_IF_ERROR(fill(reinterpret_cast<float*>(floats.data())));
+  ConvertElements(DType::kF32, floats.data(), tensor.dtype(), values, tensor.elements());
+  return OkStatus();
+}
+
 Status LoadCheckpoint(const std::string& checkpoint, const std::vector<StateTensor>& state,
                       Stream& stream) {
   std::string url;
@@ -43,7 +53,7 @@ Status LoadCheckpoint(const std::string& checkpoint, const std::vector<StateTens
   ASSIGN_OR_RETURN(const auto reader, CheckpointReader::Open(*store, step));
   for (const StateTensor& tensor : state) {
     RETURN_IF_ERROR(FillTensor(tensor, stream, [&](std::byte* values) {
-      return reader->Load(tensor.name, tensor.shape, tensor.box, DType::kF32, values);
+      return reader->Load(tensor.name, tensor.shape, tensor.box, tensor.tensor.dtype(), values);
     }));
   }
   return OkStatus();
@@ -60,16 +70,17 @@ Status LoadState(const proto::Config& config, const std::string& checkpoint,
     ASSIGN_OR_RETURN(source, WeightSource::Open(config.model().from()));
   }
   for (const StateTensor& tensor : state) {
-    RETURN_IF_ERROR(FillTensor(tensor, stream, [&](std::byte* bytes) {
-      auto* values = reinterpret_cast<float*>(bytes);
-      if (tensor.kind != StateTensor::Kind::kWeight) {
-        std::fill(values, values + tensor.tensor.elements(), 0.0f);
-      } else if (source != nullptr) {
-        return source->Read(tensor.name, tensor.shape, tensor.box, values);
-      } else {
-        FillInitialValues(specs[tensor.id], config.run().seed(), tensor.box, values);
-      }
-      return OkStatus();
+    RETURN_IF_ERROR(FillTensor(tensor, stream, [&](std::byte* values) {
+      return AsFloats(tensor.tensor, values, [&](float* floats) {
+        if (tensor.kind != StateTensor::Kind::kWeight) {
+          std::fill(floats, floats + tensor.tensor.elements(), 0.0f);
+        } else if (source != nullptr) {
+          return source->Read(tensor.name, tensor.shape, tensor.box, floats);
+        } else {
+          FillInitialValues(specs[tensor.id], config.run().seed(), tensor.box, floats);
+        }
+        return OkStatus();
+      });
     }));
   }
   return OkStatus();
@@ -90,14 +101,14 @@ Result<std::string> WriteCheckpointPart(const proto::Config& config, int64_t ste
       stream.Copy(copy.data(), values, copy.bytes());
       values = copy.data();
     }
-    pieces.push_back({tensor.name, DType::kF32, tensor.shape, specs[tensor.id].published_shape,
-                      tensor.box, values});
+    pieces.push_back({tensor.name, tensor.tensor.dtype(), tensor.shape,
+                      specs[tensor.id].published_shape, tensor.box, values});
   }
   stream.Synchronize();
   // It would push out the good ones, and nobody could go on from it.
   for (size_t i = 0; i < state.size(); ++i) {
     if (state[i].kind != StateTensor::Kind::kWeight) continue;
-    if (!FindNonFinite(DType::kF32, pieces[i].data, state[i].tensor.elements())) continue;
+    if (!FindNonFinite(pieces[i].dtype, pieces[i].data, state[i].tensor.elements())) continue;
     return DataLossError(StrCat(state[i].name, " has values that are not finite"));
   }
   ChunkOptions options;

@@ -8,6 +8,11 @@ DType ComputeDType(const proto::Config& config) {
   return config.precision().compute() == "bfloat16" ? DType::kBF16 : DType::kF32;
 }
 
+WeightTypes WeightTypesOf(const proto::Config& config) {
+  const bool no_masters = config.precision().master() == "bfloat16";
+  return {ComputeDType(config), no_masters ? DType::kBF16 : DType::kF32};
+}
+
 int64_t MicrobatchesPerStep(const proto::Config& config) {
   return config.batch().sequences() / config.batch().microbatch_sequences();
 }
@@ -32,12 +37,16 @@ Result<Schedule> ScheduleFor(const proto::Config& config, int microbatches) {
                       static_cast<int>(config.layout().pipeline()), microbatches);
 }
 
-std::vector<AdamWSlice> ToAdamW(std::span<const UpdateSlice> slices) {
-  std::vector<AdamWSlice> result;
-  result.reserve(slices.size());
+AdamWSlices ToAdamW(std::span<const UpdateSlice> slices) {
+  AdamWSlices result;
   for (const UpdateSlice& s : slices) {
-    result.push_back(
-        {s.gradient, s.p, s.m, s.v, s.p_next, s.m_next, s.v_next, s.p_compute, s.n, s.decay});
+    if (s.p_rounded != nullptr) {
+      result.rounded.push_back({s.gradient, s.p_rounded, s.m, s.v, s.p_compute, s.m_next, s.v_next,
+                                s.n, s.first_element, s.decay});
+    } else {
+      result.with_masters.push_back(
+          {s.gradient, s.p, s.m, s.v, s.p_next, s.m_next, s.v_next, s.p_compute, s.n, s.decay});
+    }
   }
   return result;
 }

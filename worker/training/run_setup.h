@@ -18,13 +18,19 @@ class Config;
 
 // All of a filled-in configuration.
 DType ComputeDType(const proto::Config& config);
+WeightTypes WeightTypesOf(const proto::Config& config);
 int64_t MicrobatchesPerStep(const proto::Config& config);
 StageOptions StageOptionsFor(const proto::Config& config, const Mesh& mesh, int rank);
 // The pipeline schedule of a data rank with so many microbatches a step. kInvalidArgument: an
 // unknown name, or a CSV that is not valid for this layout.
 Result<Schedule> ScheduleFor(const proto::Config& config, int microbatches);
 
-// The optimizer's view of the store's slices.
-std::vector<AdamWSlice> ToAdamW(std::span<const UpdateSlice> slices);
+// The optimizer's view of the store's slices: of parameters in f32 and with masters in f32, and of
+// those without.
+struct AdamWSlices {
+  std::vector<AdamWSlice> with_masters;
+  std::vector<AdamWRoundedSlice> rounded;
+};
+AdamWSlices ToAdamW(std::span<const UpdateSlice> slices);
 
 }  // namespace trireme

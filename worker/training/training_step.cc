@@ -23,7 +23,9 @@ Result<double> TrainingStep::Run(const AdamWStep& step) {
 Result<double> TrainingStep::RunOnGpu(const AdamWStep& step) {
   AdamWStep unscaled = step;
   unscaled.gradient_scale = 1;  // FinishNorm's to say
-  reinterpret_cast<StepNumbers*>(given_.data())->factors = AdamWFactorsOf(unscaled);
+  auto* given = reinterpret_cast<StepNumbers*>(given_.data());
+  given->factors = AdamWFactorsOf(unscaled);
+  given->t = step.t;
   Status status;
   if (!IsAlone() && !rehearsed_) status = Rehearse();
   if (status.ok()) status = RunOrReplay();
@@ -72,11 +74,33 @@ Status TrainingStep::Enqueue() {
         FinishNorm(stream, table, row_ends, rows, options_.clip_norm, numbers);
       },
       options_.timeout));
-  RETURN_IF_ERROR(options_.store->Update(
-      [&](std::span<const UpdateSlice> slices) { AdamW(stream, ToAdamW(slices), numbers); },
-      options_.timeout));
+  RETURN_IF_ERROR(UpdateByDevice());
   stream.Copy(made_.data(), numbers_.data(), made_.bytes());
   return OkStatus();
+}
+
+// Sizes are taken as they are now, numbers as the device has them then.
+Status TrainingStep::UpdateByDevice() {
+  Stream& stream = *options_.stream;
+  const auto* numbers = reinterpret_cast<const StepNumbers*>(numbers_.data());
+  return options_.store->Update(
+      [&](std::span<const UpdateSlice> slices) {
+        const AdamWSlices adamw = ToAdamW(slices);
+        AdamW(stream, adamw.with_masters, numbers);
+        AdamWRounded(stream, adamw.rounded, numbers, options_.seed);
+      },
+      options_.timeout);
+}
+
+Status TrainingStep::Update(const AdamWStep& step) {
+  Stream& stream = *options_.stream;
+  return options_.store->Update(
+      [&](std::span<const UpdateSlice> slices) {
+        const AdamWSlices adamw = ToAdamW(slices);
+        AdamW(stream, adamw.with_masters, step);
+        AdamWRounded(stream, adamw.rounded, step, options_.seed);
+      },
+      options_.timeout);
 }
 
 Status TrainingStep::EnqueueInto(Recording* recording) {
@@ -140,9 +164,7 @@ Result<double> TrainingStep::RunOnCpu(AdamWStep step) {
                                           options_.timeout));
   SetPhase("update");
   step.gradient_scale = ClipFactor(norm, options_.clip_norm);
-  RETURN_IF_ERROR(options_.store->Update(
-      [&](std::span<const UpdateSlice> slices) { AdamW(stream, ToAdamW(slices), step); },
-      options_.timeout));
+  RETURN_IF_ERROR(Update(step));
   return norm;
 }
 

@@ -24,6 +24,7 @@ struct TrainingStepOptions {
   PipelineExecutor* executor = nullptr;
   MicrobatchSource source;  // of the stage
   double clip_norm = 1;     // 0: gradients are not clipped
+  uint64_t seed = 0;        // of random rounding, where weights have no masters
   Micros timeout = 0;
   std::function<void(const char* phase)> phase;  // may be empty
   // What the host does while a GPU works on a step that is enqueued; may be empty.
@@ -74,6 +75,8 @@ class TrainingStep {
   Status EnqueueInto(Recording* recording);
   Result<std::unique_ptr<Recorded>> Record();
   Status MeetOthers(const char* why);
+  Status Update(const AdamWStep& step);
+  Status UpdateByDevice();
   Status RunPasses() { return options_.executor->RunStep(*options_.stage, ids()); }
   RecordedFor Now() const;
   const std::vector<MicrobatchId>& ids() const { return options_.store->microbatches(); }

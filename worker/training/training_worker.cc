@@ -129,7 +129,7 @@ Status TrainingWorker::SetUp() {
   };
   StoreOptions store;
   store.zero_level = static_cast<int>(config_.layout().zero());
-  store.compute = ComputeDType(config_);
+  store.types = WeightTypesOf(config_);
   store.microbatches = static_cast<int>(MicrobatchesPerStep(config_));
   store.leaves = std::stoi(config_.batch().sum_leaves());
   if (stream_->device() != DeviceKind::kCpu) store.bucket_bytes = kGpuBucketBytes;
@@ -160,6 +160,7 @@ Status TrainingWorker::SetUp() {
   step.executor = executor_.get();
   step.source = [this](MicrobatchId id) -> const Microbatch& { return feed_->Get(id); };
   step.clip_norm = config_.optimizer().clip_norm();
+  step.seed = config_.run().seed();
   step.timeout = kPeerTimeout;
   step.phase = [this](const char* phase) { client_->SetPhase(phase); };
   step.meanwhile = [this] { feed_->ReadAhead(step_ + 1, store_->microbatches()); };
