@@ -51,6 +51,7 @@ performance|gpt2-774m, expected|trireme|expect gpt2-774m 16 1024
 performance|gpt2-774m|gpu train_benchmark|timed gpt2-774m --batch 16 --length 1024
 performance|gpt2-1558m, expected|trireme|expect gpt2-1558m 8 1024 4
 performance|gpt2-1558m|gpu train_benchmark|timed gpt2-1558m --batch 8 --microbatches 4 --length 1024
+performance|gpt2-1558m without masters|gpu train_benchmark|timed gpt2-1558m --batch 8 --microbatches 4 --length 1024 --master bfloat16
 performance|the shape of Qwen2.5-1.5B, expected|trireme|expect "$qwen" 8 1024 4
 performance|the shape of Qwen2.5-1.5B|gpu train_benchmark|timed "$qwen" --batch 8 --microbatches 4 --length 1024
 performance|llama-2-7b, 4 layers, expected|trireme|expect "llama-2-7b, num_hidden_layers: 4" 2 4096
@@ -279,6 +280,7 @@ gpt2-124m|554000 (45 %)
 gpt2-350m|217000 (50 %)
 gpt2-774m|106000 (53 %)
 gpt2-1558m|59500 (59 %)
+gpt2-1558m without masters|
 the shape of Qwen2.5-1.5B|(llmq: 58900, 56.7 %)
 llama-2-7b, 4 layers|(62 %)
 MODELS
