@@ -21,7 +21,8 @@ struct TrainingRun {
   std::shared_ptr<const proto::Config> config;  // every default filled in
   int64_t start_step = 0;
   std::string checkpoint;            // to go on from: "STORE@50"; empty for a new run
-  std::vector<int64_t> checkpoints;  // that verify, ascending
+  std::string copy_from;             // the store that holds it yet: see TakeCheckpointAlong
+  std::vector<int64_t> checkpoints;  // of checkpoint.store, up to that one, ascending
   int64_t label_tokens = 0;
   bool finished = false;
   std::vector<std::string> train_data;      // DataFeed::TrainFingerprints(); empty when finished
@@ -42,6 +43,11 @@ Result<std::shared_ptr<proto::Config>> LoadFilledConfig(const RunFileOptions& fi
 // checkpoints of which none verifies kStorage; token files kDataLoss.
 // gpus: whether there are any, for `device: auto`.
 Result<TrainingRun> PrepareTraining(const RunFileOptions& file, bool fresh, bool gpus);
+
+// checkpoint.store is another than the run had: copies the checkpoint to go on from there,
+// verified. Nothing to do otherwise. Comes before config.yaml, which names the store before until
+// then. Errors: CopyCheckpoint's.
+Status TakeCheckpointAlong(const TrainingRun& run);
 
 // Writes what a run leaves in its folder from the start: config.yaml, tokenizer.json.
 Status WriteRunFolder(const TrainingRun& run);

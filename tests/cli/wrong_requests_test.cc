@@ -286,19 +286,6 @@ TEST_F(WrongRequestsTest, AFineTunedRunGoesOnWithoutItsOrigin) {
   EXPECT_TRUE(place_.Exists("tuned/checkpoints/step_00000006/manifest.json"));
 }
 
-// Else the run would begin again, over its own metrics.
-TEST_F(WrongRequestsTest, AnotherStoreDoesNotStartARunAgain) {
-  Train();
-  const std::string metrics = place_.Read("run/metrics.jsonl");
-  ExpectRefused(place_.Run("train run.yaml --set lr_schedule.steps=6 --set checkpoint.store=other"),
-                2, "checkpoint.store: other holds no checkpoint, but run has those of 2 steps in");
-  EXPECT_EQ(place_.Read("run/metrics.jsonl"), metrics);
-  ASSERT_EQ(place_.Run("checkpoint copy run other").exit_code, 0);
-  EXPECT_EQ(
-      place_.Run("train run.yaml --set lr_schedule.steps=6 --set checkpoint.store=other").exit_code,
-      0);
-}
-
 TEST_F(WrongRequestsTest, OfSteps) {
   Train();
   ExpectRefused(place_.Run("generate --model run@3 --prompt The"), 4,
