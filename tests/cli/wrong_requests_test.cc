@@ -286,6 +286,17 @@ TEST_F(WrongRequestsTest, AFineTunedRunGoesOnWithoutItsOrigin) {
   EXPECT_TRUE(place_.Exists("tuned/checkpoints/step_00000006/manifest.json"));
 }
 
+// auto takes powers of two alone.
+TEST_F(WrongRequestsTest, ALayoutThatTheLeavesHinderNamesThoseThatDoNot) {
+  MakeTokens();
+  const std::string three = "train run.yaml --set layout.data=3 --set batch.sequences=6";
+  ExpectRefused(place_.Run(three), 2,
+                "--set layout.data=3: layout.data: 3: expected at most batch.sum_leaves (2), which "
+                "divides the 6 microbatches of a step (batch.sequences 6 / microbatch_sequences "
+                "1); batch.sum_leaves=3 allows it in a new run");
+  EXPECT_EQ(place_.Run(three + " --set batch.sum_leaves=3").exit_code, 0);
+}
+
 TEST_F(WrongRequestsTest, OfSteps) {
   Train();
   ExpectRefused(place_.Run("generate --model run@3 --prompt The"), 4,

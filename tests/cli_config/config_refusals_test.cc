@@ -154,7 +154,10 @@ TEST(ConfigRefusalsTest, ContradictionsAreNamed) {
        "batch.microbatch_sequences (4)"},
       {"layout.data=16", "layout.data: 16: expected at most the 8 microbatches of a step"},
       {"batch.sum_leaves=3", "batch.sum_leaves: 3: expected a divisor of the 8 microbatches"},
-      {"batch.sum_leaves=1", "layout.data: 2: expected at most batch.sum_leaves (1)"},
+      {"batch.sum_leaves=1",
+       "layout.data: 2: expected at most batch.sum_leaves (1), which divides the 8 microbatches of "
+       "a step (batch.sequences 32 / microbatch_sequences 4); batch.sum_leaves=2 allows it in a "
+       "new run"},
       {"batch.sum_leaves=few", "batch.sum_leaves: few: expected auto or a whole number"},
       {"batch.sum_leaves=0", "batch.sum_leaves: 0: expected auto or a whole number"},
       {"layout.tensor=3", "layout.tensor: 3: expected a divisor of model.num_attention_heads (8)"},
