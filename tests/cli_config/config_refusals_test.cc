@@ -111,6 +111,16 @@ TEST(ConfigRefusalsTest, ErrorsNameFileLineKeyValueAndNearestName) {
        "default"},
       {"vocab_size: 4096", "vocab_size: many",
        "run.yaml:4: model.vocab_size: many: expected a whole number"},
+      {"vocab_size: 4096", "vocab_size: \"4096\"",
+       "run.yaml:4: model.vocab_size: \"4096\": expected a whole number, not a text in quotes"},
+      {"vocab_size: 4096", "attention_dropout: '0.1'",
+       "run.yaml:4: model.attention_dropout: 0.1: expected a number"},
+      {"lr: 1.0e-3", "lr: !!str 1.0e-3",
+       "run.yaml:14: optimizer.lr: \"1.0e-3\": expected a number, not a text in quotes"},
+      {"lr: 1.0e-3", "betas: [0.9, '0.95']",
+       "run.yaml:14: optimizer.betas: \"0.95\": expected numbers, not a text in quotes"},
+      {"sequence_length: 256", "shuffle: 'false'",
+       "run.yaml:12: data.shuffle: \"false\": expected true or false, not a text in quotes"},
       {"vocab_size: 4096", "vocab_size: 0",
        "run.yaml:4: model.vocab_size: 0: expected a whole number from 1 to"},
       {"vocab_size: 4096", "vocab_size: 4096.5",
@@ -145,6 +155,16 @@ TEST(ConfigRefusalsTest, ErrorsNameFileLineKeyValueAndNearestName) {
     EXPECT_THAT(status.message(), HasSubstr(c.message));
     EXPECT_EQ(status.message().find('\n'), std::string::npos);
   }
+}
+
+TEST(ConfigRefusalsTest, TextsNeedNoQuotesAndWhatIsSetIsText) {
+  std::string yaml = kRun;
+  yaml.replace(yaml.find("dir: runs/demo"), 14, "dir: 2024");
+  yaml.replace(yaml.find("microbatch_sequences: 4"), 23, "sum_leaves: \"4\"");
+  EXPECT_EQ(Load(yaml).run().dir(), "2024");
+  EXPECT_EQ(Load(yaml).batch().sum_leaves(), "4");
+  EXPECT_EQ(Load(yaml, {"lr_schedule.steps=\"300\""}).lr_schedule().steps(), 300);
+  EXPECT_EQ(Load(yaml, {"optimizer.betas=['0.9', \"0.95\"]"}).optimizer().betas(1), 0.95);
 }
 
 TEST(ConfigRefusalsTest, ContradictionsAreNamed) {
