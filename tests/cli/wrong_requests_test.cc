@@ -363,6 +363,19 @@ TEST_F(WrongRequestsTest, NumbersThatAreTooLargeNameTheRange) {
                 "--max-characters -5: expected 0 or more");
 }
 
+TEST_F(WrongRequestsTest, TokensArePackedUnderTheNameThatTheyAreReadBy) {
+  MakeTokens();
+  for (const char* name : {"one", "one.bin", "one.idx"}) {
+    const std::string out = std::string("pack text.txt --tokenizer tokenizer.json --out ") + name;
+    ASSERT_EQ(place_.Run(out).exit_code, 0);
+    for (const char* part : {"one.bin", "one.idx", "one.json", "one.tokenizer.json"}) {
+      EXPECT_TRUE(std::filesystem::remove(place_.Path(part))) << part << " of " << name;
+    }
+  }
+  ExpectRefused(place_.Run("pack text.txt --tokenizer tokenizer.json --out ./.bin"), 2,
+                "--out ./.bin: expected a name before .bin");
+}
+
 TEST_F(WrongRequestsTest, OfWords) {
   ExpectRefused(place_.Run("tokenizer encod --tokenizer x"), 2,
                 "encod: not expected here; did you mean encode? (see trireme tokenizer --help)");
