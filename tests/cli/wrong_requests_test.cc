@@ -361,6 +361,10 @@ TEST_F(WrongRequestsTest, NumbersThatAreTooLargeNameTheRange) {
                 "--min-characters -5: expected 0 or more");
   ExpectRefused(place_.Run("clean text.txt --out x.jsonl --max-characters -5"), 2,
                 "--max-characters -5: expected 0 or more");
+  const std::string least = "clean text.txt --out x.jsonl --min-characters 10 --max-characters ";
+  ExpectRefused(place_.Run(least + "9"), 2,
+                "--min-characters 10: expected at most --max-characters (9)");
+  EXPECT_EQ(place_.Run(least + "0").exit_code, 0) << "any number";
 }
 
 TEST_F(WrongRequestsTest, TokensArePackedUnderTheNameThatTheyAreReadBy) {
