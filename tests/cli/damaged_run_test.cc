@@ -80,6 +80,13 @@ TEST_F(DamagedRunTest, WeightsThatAreNotFiniteAreNotSaved) {
   EXPECT_EQ(outcome.exit_code, 3) << outcome.err;
   EXPECT_FALSE(place_.Exists("run/checkpoints/step_00000001/manifest.json"));
   EXPECT_THAT(place_.Read("run/events.jsonl"), HasSubstr("has values that are not finite"));
+  // The same without a later step whose loss would tell.
+  const Outcome last = place_.Run(
+      "train run.yaml --set run.dir=last --set optimizer.lr=1e39 --set lr_schedule.steps=1");
+  EXPECT_EQ(last.exit_code, 3) << last.err;
+  EXPECT_THAT(last.err, HasSubstr("trireme train: the last checkpoint, of step 1, could not be "
+                                  "written: rank 1: model.embed_tokens.weight has values that are "
+                                  "not finite"));
 }
 
 // Weights that are finite, and too large for the arithmetic.
