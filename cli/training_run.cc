@@ -5,6 +5,7 @@
 
 #include "cli/config_folders.h"
 #include "cli/config_loader.h"
+#include "cli/config_places.h"
 #include "cli/config_validation.h"
 #include "cli/run_continuation.h"
 #include "cli/run_store.h"
@@ -69,15 +70,12 @@ Result<std::string> BeginFromModel(const ConfigPlaces& places, proto::Config* co
   return source->tokenizer_path().value_or("");
 }
 
-}  // namespace
-
+// Where model.from is set: the model's shape, read from there.
 Status ResolveModel(const ConfigPlaces& places, proto::Config* config) {
   if (config->model().from().empty()) return OkStatus();
   ASSIGN_OR_RETURN(const auto source, WeightSource::Open(config->model().from()));
   return TakeShape(*source, places, config);
 }
-
-namespace {
 
 // Where the run's tokenizer is: as configured, or what the token files were made with; or empty.
 std::string TokenizerPath(const proto::Config& config) {
@@ -203,6 +201,7 @@ Result<std::shared_ptr<proto::Config>> LoadFilledConfig(const RunFileOptions& fi
                    LoadConfig(file.path, file.overrides, &places));
   std::shared_ptr<proto::Config> config(std::move(loaded));
   SettleDevice(Gpus().ok(), config.get());
+  RETURN_IF_ERROR(TakeTokenIds(config.get()));
   RETURN_IF_ERROR(ResolveModel(places, config.get()));
   RETURN_IF_ERROR(FillDefaults(config.get()));
   RETURN_IF_ERROR(CheckConfig(*config, places));

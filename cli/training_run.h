@@ -6,7 +6,6 @@
 #include <string>
 #include <vector>
 
-#include "cli/config_places.h"
 #include "cli/run_options.h"
 #include "cluster/base/status.h"
 
@@ -14,7 +13,6 @@ namespace trireme {
 
 namespace proto {
 class Config;
-class Manifest;
 }  // namespace proto
 
 struct TrainingRun {
@@ -31,11 +29,9 @@ struct TrainingRun {
   std::vector<std::string> warnings;        // of keys without effect, one line each
 };
 
-// Where model.from is set: the model's shape, read from there. Errors: WeightSource::Open's, and
-// kInvalidArgument for a key of the model that contradicts it.
-Status ResolveModel(const ConfigPlaces& places, proto::Config* config);
-
-// The configuration with model.from resolved, every default filled in, and checked.
+// The configuration with model.from resolved, every default filled in as a new run has it, and
+// checked. Errors: LoadConfig's, WeightSource::Open's, and kInvalidArgument for a key of the model
+// that contradicts it.
 Result<std::shared_ptr<proto::Config>> LoadFilledConfig(const RunFileOptions& file);
 
 // Everything that can be refused before anything starts. Errors as the interface has them: another

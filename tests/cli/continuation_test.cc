@@ -119,6 +119,21 @@ TEST_F(ContinuationTest, ConfigYamlRepeatsTheRunElsewhere) {
   EXPECT_THAT(outcome.out, HasSubstr("run: finished"));
 }
 
+TEST_F(ContinuationTest, ConfigSaysWhatTheRunWillWrite) {
+  MakeTokens();
+  const std::string gpt2 =
+      " --set model= --set model.preset=gpt2-124m --set model.vocab_size=300 --set "
+      "model.hidden_size=32 --set model.num_hidden_layers=1 --set model.num_attention_heads=2 "
+      "--set model.max_position_embeddings=64";
+  for (const std::string& model : {std::string(), gpt2}) {
+    const Json said = Json::parse(place_.Run("config run.yaml --json --set run.dir=a" + model).out);
+    ExpectDone("--fresh --set run.dir=a" + model);
+    EXPECT_EQ(ConfigOf("a"), said);
+    EXPECT_EQ(said["model"]["eos_token_id"], 0) << "the tokenizer's";
+    std::filesystem::remove_all(place_.Path("a"));
+  }
+}
+
 TEST_F(ContinuationTest, TheStoreOfAnotherRunIsNeitherContinuedNorCleared) {
   MakeTokens();
   ExpectDone("--set checkpoint.store=stores/one");
