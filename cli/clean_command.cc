@@ -63,6 +63,11 @@ Status RunClean(CleanCommand& options) {
     if (value >= 0) continue;
     return InvalidArgumentError(StrCat("--", name, "-characters ", value, ": expected 0 or more"));
   }
+  const int64_t least = options.clean.characters_min, most = options.clean.characters_max;
+  if (most > 0 && least > most) {
+    return InvalidArgumentError(
+        StrCat("--min-characters ", least, ": expected at most --max-characters (", most, ")"));
+  }
   options.clean.html = options.html == "always"  ? HtmlMode::kAlways
                        : options.html == "never" ? HtmlMode::kNever
                                                  : HtmlMode::kAuto;

@@ -162,10 +162,7 @@ Status RunConfig(const ConfigOptions& options) {
     }
     return OkStatus();
   }
-  ConfigPlaces places;
-  ASSIGN_OR_RETURN(const auto config, LoadConfig(options.run.path, options.run.overrides, &places));
-  RETURN_IF_ERROR(ResolveModel(places, config.get()));
-  RETURN_IF_ERROR(FillDefaults(config.get()));
+  ASSIGN_OR_RETURN(const auto config, LoadFilledConfig(options.run));
   if (options.json) {
     // Bytes that are not UTF-8 can stand in a path.
     std::cout << DumpJson(MessageAsJson(*config)) << "\n";

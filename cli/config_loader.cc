@@ -34,6 +34,11 @@ std::string Shown(const YAML::Node& node) {
   return text;
 }
 
+// Whether it is a text whatever it looks like: "200" in quotes, or !!str 200.
+bool IsWrittenAsText(const YAML::Node& node) {
+  return node.IsScalar() && (node.Tag() == "!" || node.Tag() == "tag:yaml.org,2002:str");
+}
+
 class Reader {
  public:
   // `override_text`: the text of --set, empty while reading the file.
@@ -86,6 +91,20 @@ class Reader {
     return places_->WrittenKey(prefix.substr(0, prefix.size() - 1)) + ".";
   }
 
+  // Sets a field of one value, or adds to a list. What --set gives is always text.
+  Status SetValue(const YAML::Node& at, const YAML::Node& value, const std::string& path,
+                  const FieldDescriptor& field, Message* message) {
+    if (!value.IsScalar()) return Error(at, path, Shown(value), FieldTypeName(field));
+    if (override_text_.empty() && IsWrittenAsText(value) &&
+        field.cpp_type() != FieldDescriptor::CPPTYPE_STRING) {
+      return Error(
+          at, path, StrCat('"', Shown(value), '"'),
+          StrCat(field.is_repeated() ? "numbers" : FieldTypeName(field), ", not a text in quotes"));
+    }
+    const auto expected = SetFieldFromText(field, value.Scalar(), message);
+    return expected ? Error(at, path, Shown(value), *expected) : OkStatus();
+  }
+
   // Keys that are null in a config.json of transformers where they have no value of their own. Any
   // other key without a value is a slip, a section may be left empty.
   static bool MayBeNull(const std::string& key) {
@@ -116,11 +135,7 @@ class Reader {
       return ReadSection(value, path + ".", reflection->MutableMessage(message, &field));
     }
     if (field.is_repeated()) return ReadList(at, value, path, field, message);
-    if (!value.IsScalar()) return Error(at, shown, Shown(value), FieldTypeName(field));
-    if (auto expected = SetFieldFromText(field, value.Scalar(), message)) {
-      return Error(at, shown, Shown(value), *expected);
-    }
-    return OkStatus();
+    return SetValue(at, value, shown, field, message);
   }
 
   // A list, or one item without the brackets. An item of a list of sections may be its first
@@ -140,9 +155,7 @@ class Reader {
       const std::string item_path = StrCat(path, "[", i, "]");
       places_->Record(item_path, Place(item), item_path);
       if (field.cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE) {
-        const auto expected = item.IsScalar() ? SetFieldFromText(field, item.Scalar(), message)
-                                              : std::optional<std::string>(FieldTypeName(field));
-        if (expected) return Error(at, path, Shown(item), *expected);
+        RETURN_IF_ERROR(SetValue(at, item, path, field, message));
         continue;
       }
       Message* section = reflection->AddMessage(message, &field);
@@ -224,7 +237,8 @@ class Reader {
     if (!IsDropoutKey(at.Scalar())) return OkStatus();
     double rate = 0;
     if (!value.IsNull()) {
-      const bool is_number = value.IsScalar() && ParseReal(value.Scalar(), &rate);
+      const bool is_text = override_text_.empty() && IsWrittenAsText(value);
+      const bool is_number = value.IsScalar() && !is_text && ParseReal(value.Scalar(), &rate);
       if (!is_number) return Error(at, key, Shown(value), "a number");
     }
     places_->Warn(key, rate == 0 ? ""

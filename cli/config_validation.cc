@@ -102,6 +102,14 @@ Problem FindRangeProblem(const Message& message, const std::string& prefix) {
   return std::nullopt;
 }
 
+// The fewest leaves over which so many ranks can share the microbatches; 0 where there are none.
+int64_t LeavesFor(int64_t microbatches, int64_t data) {
+  for (int64_t leaves = data; leaves <= microbatches; ++leaves) {
+    if (microbatches % leaves == 0) return leaves;
+  }
+  return 0;
+}
+
 Problem FindBatchProblem(const proto::Config& config) {
   const auto& batch = config.batch();
   if (batch.sequences() % batch.microbatch_sequences() != 0) {
@@ -126,8 +134,10 @@ Problem FindBatchProblem(const proto::Config& config) {
     return Wrong("batch.sum_leaves", text, StrCat("a divisor of ", count));
   }
   if (data > leaves) {
-    return Wrong("layout.data", StrCat(data),
-                 StrCat("at most batch.sum_leaves (", leaves, "), which divides ", count));
+    return Wrong(
+        "layout.data", StrCat(data),
+        StrCat("at most batch.sum_leaves (", leaves, "), which divides ", count,
+               "; batch.sum_leaves=", LeavesFor(microbatches, data), " allows it in a new run"));
   }
   return std::nullopt;
 }

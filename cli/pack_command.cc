@@ -1,5 +1,6 @@
 // trireme pack: text into token files.
 #include <cstdio>
+#include <filesystem>
 #include <iostream>
 #include <memory>
 #include <optional>
@@ -37,7 +38,19 @@ void PrintReport(const PackReport& report) {
               report.bytes_per_token(), report.megabytes_per_second());
 }
 
+// TOKENS are named with and without the ending of one of their files.
+Status DropEnding(std::string* out) {
+  const std::string name = std::filesystem::path(*out).filename().string();
+  if (!name.ends_with(".bin") && !name.ends_with(".idx")) return OkStatus();
+  if (name.size() == 4) {
+    return InvalidArgumentError(StrCat("--out ", *out, ": expected a name before ", name));
+  }
+  out->resize(out->size() - 4);
+  return OkStatus();
+}
+
 Status RunPack(PackCommand& options) {
+  RETURN_IF_ERROR(DropEnding(&options.pack.out));
   options.pack.source.document_bytes_max = options.document_mib_max << 20;
   if (options.end_of_text && *options.end_of_text < 0) {
     return InvalidArgumentError(
@@ -65,7 +78,7 @@ std::function<Status()> SetUpPack(CommandLine& line) {
            "Files, folders or globs of .txt .md .html .jsonl .csv .tsv; .gz .zst .bz2 .tar too")
       .Required();
   line.Add("--tokenizer", options->tokenizer, "Tokenizer file or folder").Required();
-  line.Add("--out", options->pack.out, "Name of the token files, without extension").Required();
+  line.Add("--out", options->pack.out, "Name of the token files, with or without .bin").Required();
   line.Add("--validation", options->pack.validation,
            "Share of the tokens, from the end, that becomes NAME_validation");
   line.Add("--field", options->pack.source.field,

@@ -357,8 +357,16 @@ void PrintPlans(const PlanOptions& options, const std::vector<Plan>& plans,
   std::cout << DumpJson(json) << "\n";
 }
 
+Status CheckHosts(const PlanOptions& options, const proto::Config& config) {
+  const int64_t workers = options.workers > 0 ? options.workers : WorkerCount(config);
+  if (options.hosts <= workers) return OkStatus();
+  return InvalidArgumentError(StrCat("--hosts ", options.hosts, ": expected at most the ", workers,
+                                     workers == 1 ? " worker" : " workers", " that they share"));
+}
+
 Status RunPlan(const PlanOptions& options) {
   ASSIGN_OR_RETURN(const auto config, LoadFilledConfig(options.file));
+  RETURN_IF_ERROR(CheckHosts(options, *config));
   const MachineQuestion question = QuestionOf(options, *config);
   MachineFacts machine;
   MachineFile described;

@@ -200,6 +200,11 @@ Result<TrainingRun> Prepare(const TrainCommand& command, int processes,
   }
   if (processes > 0) RETURN_IF_ERROR(CheckWorkers(run, processes));
   RETURN_IF_ERROR(CheckDevices(run, hosts));
+  RETURN_IF_ERROR(TakeCheckpointAlong(run));
+  if (!run.copy_from.empty()) {
+    std::cerr << "trireme train: checkpoint.store is now " << run.config->checkpoint().store()
+              << ": step " << run.start_step << " was copied there from " << run.copy_from << "\n";
+  }
   RETURN_IF_ERROR(WriteRunFolder(run));
   return run;
 }
@@ -242,8 +247,8 @@ Status TrainInThreads(const TrainCommand& command) {
   return verdict;
 }
 
-Status Await(Work work) {
-  const Status status = work.Wait(120'000'000);
+Status Await(Work work, Micros timeout) {
+  const Status status = work.Wait(timeout);
   if (!status.ok()) work.Abandon();
   return status;
 }
@@ -266,11 +271,15 @@ class Meeting {
     for (int rank = 0; rank < world_->world_size(); ++rank) {
       pieces.push_back({rank, rank * kBytes, (rank + 1) * kBytes});
     }
-    return Await(group_->AllGather(
-        {hosts_.data(), static_cast<int64_t>(hosts_.size()) * kBytes, DType::kU8}, pieces));
+    return Await(
+        group_->AllGather({hosts_.data(), static_cast<int64_t>(hosts_.size()) * kBytes, DType::kU8},
+                          pieces),
+        120'000'000);
   }
+  // Until then rank 0 verifies checkpoints and may copy one to another store.
   Status Share(Bootstrap* bootstrap) {
-    return Await(group_->Broadcast({bootstrap, sizeof(*bootstrap), DType::kU8}, 0));
+    constexpr Micros kHour = 3600'000'000;
+    return Await(group_->Broadcast({bootstrap, sizeof(*bootstrap), DType::kU8}, 0), kHour);
   }
 
   // Of the workers, by rank from 1.

@@ -5,17 +5,15 @@
 
 #include "cli/config_folders.h"
 #include "cli/config_loader.h"
+#include "cli/config_places.h"
 #include "cli/config_validation.h"
 #include "cli/run_continuation.h"
+#include "cli/run_store.h"
 #include "cluster/base/version.h"
 #include "cluster/device/gpu_info.h"
-#include "coordinator/journal.h"
 #include "proto/config.pb.h"
 #include "proto/manifest.pb.h"
 #include "storage/checkpoint_location.h"
-#include "storage/checkpoint_reader.h"
-#include "storage/checkpoint_writer.h"
-#include "storage/object_store.h"
 #include "storage/output_file.h"
 #include "storage/token_file.h"
 #include "worker/kernels/matmul.h"
@@ -29,86 +27,26 @@ namespace trireme {
 namespace {
 
 namespace fs = std::filesystem;
-// A new run finds nothing of another: neither in its folder nor in its store.
-Status CheckFresh(const proto::Config& config) {
-  const std::string &dir = config.run().dir(), &url = config.checkpoint().store();
-  std::error_code error;
-  if (fs::exists(dir, error) && !fs::is_empty(dir, error)) {
-    return InvalidArgumentError(
-        StrCat("--fresh: ", dir, " is not empty: expected a new run.dir (--set run.dir=NEW)"));
-  }
-  ASSIGN_OR_RETURN(const std::unique_ptr<ObjectStore> store, OpenStore(url));
-  ASSIGN_OR_RETURN(const std::vector<std::string> keys, store->List("step_"));
-  if (keys.empty()) return OkStatus();
-  return InvalidArgumentError(StrCat("--fresh: checkpoint.store ", url,
-                                     " holds checkpoints: expected an empty store (--set "
-                                     "checkpoint.store=NEW)"));
-}
 
-// A run that ended while its first checkpoint was written has chunks and no manifest, and by its
-// journal no checkpoint that ever was: it begins again. A manifest that once was is another matter.
-bool NoCheckpointEverWas(const ObjectStore& store, const std::string& run_dir) {
-  const auto steps = ListCheckpoints(store);
-  const auto records = ReadJournal(run_dir);
-  if (!steps.ok() || !steps->empty() || !records.ok() || records->empty()) return false;
-  return std::none_of(records->begin(), records->end(),
-                      [](const JournalRecord& record) { return record.kind == "checkpoint"; });
-}
-
-// The newest checkpoint that verifies goes into `run`.
-Status FindCheckpoint(const std::string& url, const std::string& run_dir, TrainingRun* run,
-                      std::unique_ptr<proto::Manifest>* recorded) {
-  ASSIGN_OR_RETURN(const std::unique_ptr<ObjectStore> store, OpenStore(url));
-  const auto newest = OpenNewestCheckpoint(*store, &run->set_aside);
-  if (!newest.ok()) {
-    const bool is_new =
-        newest.status().code() == StatusCode::kNotFound || NoCheckpointEverWas(*store, run_dir);
-    if (is_new) run->set_aside.clear();
-    return is_new ? OkStatus() : newest.status();
-  }
-  const CheckpointReader& reader = *newest.value();
-  run->start_step = reader.step();
-  run->checkpoint = StrCat(url, "@", reader.step());
-  run->label_tokens = reader.manifest().data_cursor().label_tokens();
-  ASSIGN_OR_RETURN(const std::vector<int64_t> steps, ListCheckpoints(*store));
-  for (int64_t step : steps) {
-    if (step <= reader.step()) run->checkpoints.push_back(step);
-  }
-  *recorded = std::make_unique<proto::Manifest>(reader.manifest());
-  return OkStatus();
-}
-
-// A run whose checkpoints are in another store than the one now asked for would begin again, over
-// its own metrics.
-Status CheckStore(const proto::Config& config) {
-  const std::string& dir = config.run().dir();
-  const CheckpointLocation before = LocateCheckpoint(dir);
-  if (!CanBeSameFolder(before.run_dir, dir) ||
-      CanBeSameFolder(before.store_url, config.checkpoint().store())) {
-    return OkStatus();
-  }
-  const auto store = OpenStore(before.store_url);
-  if (!store.ok()) return OkStatus();
-  const auto steps = ListCheckpoints(**store);
-  if (!steps.ok() || steps->empty()) return OkStatus();
-  return InvalidArgumentError(StrCat(
-      "checkpoint.store: ", config.checkpoint().store(), " holds no checkpoint, but ", dir,
-      " has those of ", steps->size(), steps->size() == 1 ? " step" : " steps", " in ",
-      before.store_url, ": expected that store, a copy of it (trireme checkpoint copy), or a new ",
-      "run.dir"));
-}
-
-// What is there of the run already; `recorded` stays null for a new one.
-Status LookAtStore(const proto::Config& written, bool fresh, const ConfigPlaces& places,
-                   TrainingRun* run, std::unique_ptr<proto::Manifest>* recorded) {
+// What is there of the run already goes into `run`; gives its newest checkpoint, null for a new
+// one.
+Result<std::shared_ptr<const proto::Manifest>> LookAtStore(const proto::Config& written, bool fresh,
+                                                           const ConfigPlaces& places,
+                                                           TrainingRun* run) {
   proto::Config named = written;  // for the paths of folder and store alone, whatever the model
   named.mutable_model()->Clear();
   named.mutable_model()->set_preset("llama-5m");
   RETURN_IF_ERROR(FillDefaults(&named));
   if (fresh) RETURN_IF_ERROR(CheckFresh(named));
-  RETURN_IF_ERROR(FindCheckpoint(named.checkpoint().store(), named.run().dir(), run, recorded));
-  if (*recorded == nullptr) return CheckStore(named);
-  return CheckOwner((*recorded)->config(), named, places);
+  ASSIGN_OR_RETURN(StoredRun stored, FindStoredRun(named, places));
+  run->set_aside = std::move(stored.set_aside);
+  if (stored.newest == nullptr) return stored.newest;
+  run->start_step = stored.newest->step();
+  run->checkpoint = StrCat(named.checkpoint().store(), "@", run->start_step);
+  run->checkpoints = std::move(stored.steps);
+  run->copy_from = std::move(stored.copy_from);
+  run->label_tokens = stored.newest->data_cursor().label_tokens();
+  return stored.newest;
 }
 
 Status TakeShape(const WeightSource& source, const ConfigPlaces& places, proto::Config* config) {
@@ -132,15 +70,12 @@ Result<std::string> BeginFromModel(const ConfigPlaces& places, proto::Config* co
   return source->tokenizer_path().value_or("");
 }
 
-}  // namespace
-
+// Where model.from is set: the model's shape, read from there.
 Status ResolveModel(const ConfigPlaces& places, proto::Config* config) {
   if (config->model().from().empty()) return OkStatus();
   ASSIGN_OR_RETURN(const auto source, WeightSource::Open(config->model().from()));
   return TakeShape(*source, places, config);
 }
-
-namespace {
 
 // Where the run's tokenizer is: as configured, or what the token files were made with; or empty.
 std::string TokenizerPath(const proto::Config& config) {
@@ -266,6 +201,7 @@ Result<std::shared_ptr<proto::Config>> LoadFilledConfig(const RunFileOptions& fi
                    LoadConfig(file.path, file.overrides, &places));
   std::shared_ptr<proto::Config> config(std::move(loaded));
   SettleDevice(Gpus().ok(), config.get());
+  RETURN_IF_ERROR(TakeTokenIds(config.get()));
   RETURN_IF_ERROR(ResolveModel(places, config.get()));
   RETURN_IF_ERROR(FillDefaults(config.get()));
   RETURN_IF_ERROR(CheckConfig(*config, places));
@@ -280,8 +216,7 @@ Result<TrainingRun> PrepareTraining(const RunFileOptions& file, bool fresh, bool
   SettleDevice(gpus, config.get());
   TrainingRun run;
   run.warnings = places.Warnings();
-  std::unique_ptr<proto::Manifest> manifest;
-  RETURN_IF_ERROR(LookAtStore(*config, fresh, places, &run, &manifest));
+  ASSIGN_OR_RETURN(const auto manifest, LookAtStore(*config, fresh, places, &run));
   std::vector<std::string> trained_on;
   std::string model_tokenizer;
   if (manifest != nullptr) {
@@ -304,6 +239,11 @@ Result<TrainingRun> PrepareTraining(const RunFileOptions& file, bool fresh, bool
   }
   run.config = config;
   return run;
+}
+
+Status TakeCheckpointAlong(const TrainingRun& run) {
+  if (run.copy_from.empty()) return OkStatus();
+  return CopyToStore(run.copy_from, run.config->checkpoint().store(), run.start_step);
 }
 
 Status WriteRunFolder(const TrainingRun& run) {

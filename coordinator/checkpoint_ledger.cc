@@ -6,11 +6,13 @@
 
 namespace trireme {
 
-bool CheckpointLedger::AddPart(int64_t step, int place, std::string part, const std::string& error,
-                               int rank) {
+bool CheckpointLedger::AddPart(int64_t step, int place, std::string part,
+                               const CheckpointFailure& failure, int rank) {
   Pending& pending = pending_.at(step);
   if (!pending.parts.emplace(place, std::move(part)).second) return false;
-  if (!error.empty() && pending.error.empty()) pending.error = StrCat("rank ", rank, ": ", error);
+  if (!failure.why.empty() && pending.failure.why.empty()) {
+    pending.failure = {StrCat("rank ", rank, ": ", failure.why), failure.exit_code};
+  }
   return true;
 }
 
@@ -37,16 +39,16 @@ std::vector<int64_t> CheckpointLedger::Saved(int64_t step) {
   return old;
 }
 
-void CheckpointLedger::Failed(int64_t step, const std::string& why) {
+void CheckpointLedger::Failed(int64_t step, const CheckpointFailure& failure) {
   pending_.erase(step);
-  failed_[step] = why;
+  failed_[step] = failure;
 }
 
 bool CheckpointLedger::saved(int64_t step) const {
   return std::binary_search(existing_.begin(), existing_.end(), step);
 }
 
-std::optional<std::string> CheckpointLedger::failure(int64_t step) const {
+std::optional<CheckpointFailure> CheckpointLedger::failure(int64_t step) const {
   const auto found = failed_.find(step);
   if (found == failed_.end()) return std::nullopt;
   return found->second;

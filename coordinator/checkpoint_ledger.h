@@ -13,6 +13,12 @@
 
 namespace trireme {
 
+// Why a checkpoint does not exist; empty when it does.
+struct CheckpointFailure {
+  std::string why;
+  int exit_code = 4;  // of a run that ends without it
+};
+
 class CheckpointLedger {
  public:
   // existing: steps of checkpoints that verify, ascending. keep: how many stay, 0 for all.
@@ -24,29 +30,30 @@ class CheckpointLedger {
   bool expects(int64_t step) const { return pending_.count(step) != 0; }
 
   // A worker's part, or why it has none. False when this place was heard already.
-  bool AddPart(int64_t step, int place, std::string part, const std::string& error, int rank);
+  bool AddPart(int64_t step, int place, std::string part, const CheckpointFailure& failure,
+               int rank);
   bool complete(int64_t step) const;
   // Of the first worker that failed; empty when all wrote.
-  const std::string& error(int64_t step) const { return pending_.at(step).error; }
+  const CheckpointFailure& error(int64_t step) const { return pending_.at(step).failure; }
   std::vector<std::pair<int, std::string>> TakeParts(int64_t step);
 
   // The manifest is in place and verified. Returns the older ones that may be deleted now.
   std::vector<int64_t> Saved(int64_t step);
-  void Failed(int64_t step, const std::string& why);
+  void Failed(int64_t step, const CheckpointFailure& failure);
   void Deleted(int64_t step) { deleting_.erase(step); }
 
   // Nothing is being written, committed or deleted.
   bool idle() const { return pending_.empty() && deleting_.empty(); }
   bool saved(int64_t step) const;
   // Why the checkpoint of `step` failed; nullopt when it did not.
-  std::optional<std::string> failure(int64_t step) const;
+  std::optional<CheckpointFailure> failure(int64_t step) const;
   // The newest that exists, -1 for none.
   int64_t newest() const { return existing_.empty() ? -1 : existing_.back(); }
 
  private:
   struct Pending {
     std::map<int, std::string> parts;  // by place
-    std::string error;
+    CheckpointFailure failure;
   };
 
   int workers_;
@@ -54,7 +61,7 @@ class CheckpointLedger {
   std::vector<int64_t> existing_;
   std::map<int64_t, Pending> pending_;
   std::set<int64_t> deleting_;
-  std::map<int64_t, std::string> failed_;
+  std::map<int64_t, CheckpointFailure> failed_;
 };
 
 }  // namespace trireme

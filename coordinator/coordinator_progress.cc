@@ -148,15 +148,17 @@ void CoordinatorState::OnValidationReport(WorkerId id, const proto::ToCoordinato
 void CoordinatorState::OnChunkReport(WorkerId id, const proto::ToCoordinator& message) {
   const Worker& worker = workers_.at(id);
   const proto::ChunkReport& report = message.chunk_report();
-  if (!checkpoints_.AddPart(report.step(), worker.info.place, report.manifest_part(),
-                            report.error(), worker.info.rank)) {
+  CheckpointFailure failure{report.error()};
+  if (report.exit_code() != 0) failure.exit_code = report.exit_code();
+  if (!checkpoints_.AddPart(report.step(), worker.info.place, report.manifest_part(), failure,
+                            worker.info.rank)) {
     Protocol(id, StrCat("chunks of step ", report.step(), " twice"));
     return;
   }
   if (!checkpoints_.complete(report.step())) return;
-  const std::string error = checkpoints_.error(report.step());
-  if (!error.empty()) {
-    FinishCheckpoint(report.step(), error);
+  failure = checkpoints_.error(report.step());
+  if (!failure.why.empty()) {
+    FinishCheckpoint(report.step(), failure);
   } else {
     Emit(CommitManifest{report.step(), checkpoints_.TakeParts(report.step())});
   }
@@ -164,19 +166,19 @@ void CoordinatorState::OnChunkReport(WorkerId id, const proto::ToCoordinator& me
 }
 
 // A checkpoint that fails stops nothing but the run's own end.
-void CoordinatorState::FinishCheckpoint(int64_t step, const std::string& error) {
-  if (error.empty()) {
+void CoordinatorState::FinishCheckpoint(int64_t step, const CheckpointFailure& failure) {
+  if (failure.why.empty()) {
     EmitEvent("checkpoint_saved", step, "all chunks written, manifest in place and verified");
     Emit(WriteJournal{{"checkpoint", options_.generation, step, "verified"}});
     for (const int64_t old : checkpoints_.Saved(step)) Emit(RemoveCheckpoint{old});
   } else {
-    EmitEvent("checkpoint_failed", step, error);
-    checkpoints_.Failed(step, error);
+    EmitEvent("checkpoint_failed", step, failure.why);
+    checkpoints_.Failed(step, failure);
   }
   const auto message = std::make_shared<proto::ToWorker>();
   message->set_generation(options_.generation);
   message->mutable_checkpoint_committed()->set_step(step);
-  message->mutable_checkpoint_committed()->set_error(error);
+  message->mutable_checkpoint_committed()->set_error(failure.why);
   SendToAll(message);
 }
 
@@ -184,8 +186,8 @@ void CoordinatorState::FinishIfDone() {
   if (stage_ != Stage::kRunning || committed_ != end_step()) return;
   if (!validations_.empty() || !checkpoints_.idle()) return;
   if (const auto failure = checkpoints_.failure(committed_)) {
-    Fail(4, StrCat("the last checkpoint, of step ", committed_,
-                   ", could not be written: ", *failure, ResumeHint()));
+    Fail(failure->exit_code, StrCat("the last checkpoint, of step ", committed_,
+                                    ", could not be written: ", failure->why, ResumeHint()));
   } else if (committed_ < options_.steps_total) {
     Decide({75, committed_,
             StrCat("stopped by ", stop_reason_, " with a checkpoint of step ", committed_,

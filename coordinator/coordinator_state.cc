@@ -134,7 +134,7 @@ void CoordinatorState::On(const StopRequested& input) {
 
 void CoordinatorState::On(const StorageResult& input) {
   if (input.operation == StorageResult::Operation::kCommit) {
-    if (checkpoints_.expects(input.step)) FinishCheckpoint(input.step, input.error);
+    if (checkpoints_.expects(input.step)) FinishCheckpoint(input.step, {input.error});
   } else {
     checkpoints_.Deleted(input.step);
     if (input.error.empty()) {

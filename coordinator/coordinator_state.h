@@ -74,7 +74,7 @@ class CoordinatorState {
   void OnStepReport(WorkerId id, const proto::ToCoordinator& message);
   void OnValidationReport(WorkerId id, const proto::ToCoordinator& message);
   void OnChunkReport(WorkerId id, const proto::ToCoordinator& message);
-  void FinishCheckpoint(int64_t step, const std::string& error);
+  void FinishCheckpoint(int64_t step, const CheckpointFailure& failure);
   void GrantBudget();
   std::shared_ptr<const proto::ToWorker> MakeLease() const;
   bool ValidateAfter(int64_t step) const;

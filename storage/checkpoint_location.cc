@@ -25,23 +25,37 @@ std::string Join(const std::string& folder, const std::string& name) {
   return (fs::path(folder) / name).string();
 }
 
-// The value of `store` in the section `checkpoint` of a config.yaml that the program wrote, in
-// block or flow style; "" when there is none. The YAML library is not at hand in this room.
-std::string StoreOfRun(const std::string& config_path) {
+// The value of a key of a section in a config.yaml that the program wrote, in block or flow style;
+// "" when there is none. The YAML library is not at hand in this room.
+std::string ValueIn(const std::string& config_path, const std::string& section,
+                    const std::string& key) {
   std::ifstream file(config_path);
   bool in_section = false;
   for (std::string line; std::getline(file, line);) {
     if (line.empty() || line[0] == '#') continue;
-    if (line[0] != ' ') in_section = line.starts_with("checkpoint:");
-    const size_t at = in_section ? line.find("store:") : std::string::npos;
+    if (line[0] != ' ') in_section = line.starts_with(section + ":");
+    const size_t at = in_section ? line.find(key + ":") : std::string::npos;
     if (at == std::string::npos) continue;
-    std::string value = line.substr(at + 6);
+    std::string value = line.substr(at + key.size() + 1);
     value = value.substr(0, value.find_first_of(",}#"));
     const size_t begin = value.find_first_not_of(" \t\"'");
     if (begin == std::string::npos) return "";
     return value.substr(begin, value.find_last_not_of(" \t\"'\r") - begin + 1);
   }
   return "";
+}
+
+// The store of the run in `folder`: what its config.yaml names, or its checkpoints/ where that is
+// not to be found from here; "" where no run is. A store inside the folder has moved along with it.
+std::string StoreOfRun(const std::string& folder) {
+  const std::string config = Join(folder, "config.yaml"), usual = Join(folder, "checkpoints");
+  const std::string named = ValueIn(config, "checkpoint", "store");
+  const std::string dir = WithoutFileScheme(ValueIn(config, "run", "dir"));
+  std::string path = WithoutFileScheme(named);
+  if (!dir.empty() && path.starts_with(dir + "/")) path = folder + path.substr(dir.size());
+  if (path.find("://") != std::string::npos || IsFolder(path)) return path;
+  if (IsFolder(usual)) return usual;
+  return named.empty() && Exists(config) ? folder : path;
 }
 
 // Splits "STORE@50"; a path that exists with its '@' is taken as it is.
@@ -102,13 +116,9 @@ CheckpointLocation LocateCheckpoint(const std::string& text) {
     if (path.empty()) path = ".";
     location.store_url = path;
   }
-  if (IsFolder(Join(path, "checkpoints"))) {
+  if (const std::string store = StoreOfRun(path); !store.empty()) {
     location.run_dir = path;
-    location.store_url = Join(path, "checkpoints");
-  } else if (Exists(Join(path, "config.yaml"))) {
-    location.run_dir = path;
-    const std::string store = StoreOfRun(Join(path, "config.yaml"));
-    if (!store.empty()) location.store_url = store;
+    location.store_url = store;
   } else {
     std::string parent = fs::path(path).parent_path().string();
     if (parent.empty()) parent = ".";

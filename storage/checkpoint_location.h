@@ -21,8 +21,8 @@ struct CheckpointLocation {
   std::string run_dir;          // the run whose store it is; empty when there is none
 };
 
-// "STORE" or "STORE@50": a store, a run's folder (its checkpoints/, or the store that its
-// config.yaml names), or a step's folder. Touches the file system, opens nothing.
+// "STORE" or "STORE@50": a store, a run's folder (the store that its config.yaml names elsewhere,
+// or its checkpoints/), or a step's folder. Touches the file system, opens nothing.
 CheckpointLocation LocateCheckpoint(const std::string& text);
 
 // kInvalidArgument for "STORE@x": a store that exists, and what is no step behind the @.

@@ -8,6 +8,7 @@ namespace trireme {
 namespace {
 
 using testing::HasSubstr;
+using testing::Not;
 using Json = nlohmann::json;
 
 class ContinuationTest : public SmallRunTest {
@@ -19,6 +20,11 @@ class ContinuationTest : public SmallRunTest {
   }
   Json ConfigOf(const std::string& run) {
     return Json::parse(place_.Run("config " + run + "/config.yaml --json").out);
+  }
+  Json HashOf(const std::string& store) {
+    const Outcome outcome = place_.Run("checkpoint hash " + store + " --json");
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    return Json::parse(outcome.out);
   }
   Json Start(const std::string& run) {
     std::istringstream lines(place_.Read(run + "/events.jsonl"));
@@ -113,6 +119,21 @@ TEST_F(ContinuationTest, ConfigYamlRepeatsTheRunElsewhere) {
   EXPECT_THAT(outcome.out, HasSubstr("run: finished"));
 }
 
+TEST_F(ContinuationTest, ConfigSaysWhatTheRunWillWrite) {
+  MakeTokens();
+  const std::string gpt2 =
+      " --set model= --set model.preset=gpt2-124m --set model.vocab_size=300 --set "
+      "model.hidden_size=32 --set model.num_hidden_layers=1 --set model.num_attention_heads=2 "
+      "--set model.max_position_embeddings=64";
+  for (const std::string& model : {std::string(), gpt2}) {
+    const Json said = Json::parse(place_.Run("config run.yaml --json --set run.dir=a" + model).out);
+    ExpectDone("--fresh --set run.dir=a" + model);
+    EXPECT_EQ(ConfigOf("a"), said);
+    EXPECT_EQ(said["model"]["eos_token_id"], 0) << "the tokenizer's";
+    std::filesystem::remove_all(place_.Path("a"));
+  }
+}
+
 TEST_F(ContinuationTest, TheStoreOfAnotherRunIsNeitherContinuedNorCleared) {
   MakeTokens();
   ExpectDone("--set checkpoint.store=stores/one");
@@ -121,6 +142,10 @@ TEST_F(ContinuationTest, TheStoreOfAnotherRunIsNeitherContinuedNorCleared) {
                 "--set checkpoint.store=stores/one: checkpoint.store: stores/one holds the "
                 "checkpoints of the run run, not of other: expected a store of its own");
   EXPECT_FALSE(place_.Exists("other"));
+  ExpectDone("--set run.dir=third");
+  ExpectRefused(RunTrain("--set run.dir=third --set lr_schedule.steps=6 --set "
+                         "checkpoint.store=stores/one"),
+                2, "stores/one holds the checkpoints of the run run, not of third");
   ExpectRefused(RunTrain("--set run.dir=other --fresh --set checkpoint.store=stores/one"), 2,
                 "--fresh: checkpoint.store stores/one holds checkpoints: expected an empty store");
   EXPECT_FALSE(place_.Exists("other"));
@@ -130,6 +155,83 @@ TEST_F(ContinuationTest, TheStoreOfAnotherRunIsNeitherContinuedNorCleared) {
   EXPECT_EQ(Rates("moved").size(), 6u);
   ASSERT_EQ(place_.Run("checkpoint copy stores/one@4 branch/checkpoints").exit_code, 0);
   ExpectDone("--set run.dir=branch --set lr_schedule.steps=6");
+}
+
+// checkpoint.store may change: the newest checkpoint is copied there, and stays where it was too.
+TEST_F(ContinuationTest, AnotherStoreTakesTheCheckpointAlong) {
+  Train();
+  ExpectDone("--set run.dir=quiet");
+  ExpectDone("--set run.dir=quiet --set lr_schedule.steps=6");
+  Outcome outcome = RunTrain("--set lr_schedule.steps=6 --set checkpoint.store=stores/new");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_THAT(outcome.err, HasSubstr("trireme train: checkpoint.store is now stores/new: step 4 "
+                                     "was copied there from run/checkpoints\n"));
+  EXPECT_EQ(HashOf("stores/new"), HashOf("quiet"));
+  EXPECT_EQ(HashOf("run"), HashOf("quiet")) << "a run's folder names its newest store";
+  EXPECT_EQ(Rates("run"), Rates("quiet"));
+  EXPECT_EQ(HashOf("run/checkpoints"), HashOf("quiet@4"));
+  EXPECT_TRUE(place_.Exists("run/checkpoints/step_00000002/manifest.json"));
+  EXPECT_FALSE(place_.Exists("stores/new/step_00000002"));
+
+  ExpectDone("--set run.dir=quiet --set lr_schedule.steps=7");
+  outcome = RunTrain("--set lr_schedule.steps=7");  // back to where older ones are
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_THAT(outcome.err, HasSubstr("checkpoint.store is now run/checkpoints: step 6 was copied "
+                                     "there from stores/new\n"));
+  EXPECT_EQ(HashOf("run/checkpoints"), HashOf("quiet"));
+  EXPECT_EQ(Rates("run").size(), 7u);
+}
+
+TEST_F(ContinuationTest, NothingIsCopiedForARunThatIsRefusedOrFinished) {
+  Train();
+  const std::string other = "--set checkpoint.store=stores/new ";
+  Outcome outcome = RunTrain(other);
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(outcome.out, "run: finished, step 4 of 4 is done\n");
+  EXPECT_EQ(outcome.err, "");
+  ExpectRefused(RunTrain(other + "--set lr_schedule.steps=6 --set optimizer.lr=0.5"), 2,
+                "optimizer.lr: 0.5, but the run's checkpoint has 0.001");
+  ExpectRefused(RunTrain(other + "--set lr_schedule.steps=6 --set data.train=corpus_validation"), 2,
+                "holds other tokens than those that the run's checkpoint was trained on");
+  EXPECT_FALSE(place_.Exists("stores"));
+  EXPECT_EQ(ConfigOf("run")["checkpoint"]["store"], "run/checkpoints");
+}
+
+// What a crash in the middle of the copy leaves, and one after it.
+TEST_F(ContinuationTest, ACopyThatWasCutShortIsMadeAgain) {
+  Train();
+  const std::string chunk = ChunkOf("run/checkpoints/step_00000004");
+  place_.Write("torn/step_00000004/" + std::filesystem::path(chunk).filename().string(), "half");
+  Outcome outcome = RunTrain("--set lr_schedule.steps=5 --set checkpoint.store=torn");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_THAT(outcome.err, HasSubstr("torn: step 4 was copied there from run/checkpoints\n"));
+  EXPECT_EQ(place_.Run("checkpoint verify torn@4").exit_code, 0);
+
+  ASSERT_EQ(place_.Run("checkpoint copy torn whole").exit_code, 0);
+  outcome = RunTrain("--set lr_schedule.steps=6 --set checkpoint.store=whole");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_THAT(outcome.err, Not(HasSubstr("copied")));
+  EXPECT_TRUE(place_.Exists("whole/step_00000006/manifest.json"));
+
+  for (const char* step : {"whole@5", "whole@6"}) {
+    ASSERT_EQ(place_.Run(std::string("checkpoint copy ") + step + " damaged").exit_code, 0);
+  }
+  Damage(ChunkOf("damaged/step_00000006"));
+  outcome = RunTrain("--set lr_schedule.steps=7 --set checkpoint.store=damaged");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_THAT(outcome.err, HasSubstr("damaged: step 6 was copied there from whole\n"));
+  EXPECT_EQ(place_.Run("checkpoint verify damaged@6").exit_code, 0);
+}
+
+TEST_F(ContinuationTest, AStoreBeforeWithoutACheckpointThatVerifiesStartsNothingAgain) {
+  Train();
+  const std::string metrics = place_.Read("run/metrics.jsonl");
+  for (const char* step : {"2", "4"}) {
+    Damage(ChunkOf(std::string("run/checkpoints/step_0000000") + step));
+  }
+  ExpectRefused(RunTrain("--set lr_schedule.steps=6 --set checkpoint.store=stores/new"), 4,
+                "none of 2 checkpoints verifies");
+  EXPECT_EQ(place_.Read("run/metrics.jsonl"), metrics);
 }
 
 // Data are what they hold, not how their path is spelled or where a copy of them lies.

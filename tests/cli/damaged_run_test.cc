@@ -1,4 +1,5 @@
 // Files of a run's folder that something has damaged: a clear line, or they are passed over.
+#include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -79,6 +80,43 @@ TEST_F(DamagedRunTest, WeightsThatAreNotFiniteAreNotSaved) {
   EXPECT_EQ(outcome.exit_code, 3) << outcome.err;
   EXPECT_FALSE(place_.Exists("run/checkpoints/step_00000001/manifest.json"));
   EXPECT_THAT(place_.Read("run/events.jsonl"), HasSubstr("has values that are not finite"));
+  // The same without a later step whose loss would tell.
+  const Outcome last = place_.Run(
+      "train run.yaml --set run.dir=last --set optimizer.lr=1e39 --set lr_schedule.steps=1");
+  EXPECT_EQ(last.exit_code, 3) << last.err;
+  EXPECT_THAT(last.err, HasSubstr("trireme train: the last checkpoint, of step 1, could not be "
+                                  "written: rank 1: model.embed_tokens.weight has values that are "
+                                  "not finite"));
+}
+
+// Weights that are finite, and too large for the arithmetic.
+TEST_F(DamagedRunTest, LogitsThatAreNotFiniteAreNotPrintedAsText) {
+  Train();
+  ASSERT_EQ(place_.Run("export --model run --format hf --out large").exit_code, 0);
+  std::string bytes = place_.Read("large/model.safetensors");
+  uint64_t header = 0;
+  std::memcpy(&header, bytes.data(), sizeof(header));
+  const auto tensors = nlohmann::json::parse(bytes.substr(8, header));
+  for (const auto& [name, value] :
+       {std::pair{"model.norm.weight", 1e6f}, std::pair{"lm_head.weight", 3e38f}}) {
+    const auto& offsets = tensors[name]["data_offsets"];
+    for (size_t at = offsets[0]; at < offsets[1].get<size_t>(); at += sizeof(value)) {
+      std::memcpy(&bytes[8 + header + at], &value, sizeof(value));
+    }
+  }
+  place_.Write("large/model.safetensors", bytes);
+  const std::string message = "the model's logits are not finite at token 2: id 0 has ";
+  for (const char* how : {"--temperature 0", "--top-k 5", "--beams 2", "--json"}) {
+    const Outcome outcome =
+        place_.Run(std::string("generate --model large --prompt-ids 3,4 --max-tokens 4 ") + how);
+    ExpectRefused(outcome, 3, message);
+    EXPECT_EQ(outcome.out, "");
+  }
+  const Outcome scored = place_.RunWithInput(
+      "score --model large", "{\"context_ids\": [3, 4], \"continuation_ids\": [5]}\n");
+  ExpectRefused(scored, 3, "line 1: " + message);
+  ExpectRefused(place_.Run("eval --model large --task perplexity=corpus_validation"), 3,
+                "large: the loss on corpus_validation is not finite");
 }
 
 TEST_F(DamagedRunTest, ChunksOfAnUnfinishedCheckpointGoWhenTheRunGoesOn) {

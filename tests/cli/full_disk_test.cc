@@ -91,6 +91,16 @@ TEST_F(FullDiskTest, TrainingGoesOnToItsEndAndSaysThatNothingWasSaved) {
   EXPECT_TRUE(place_.Exists("run/checkpoints/step_00000004/manifest.json"));
 }
 
+TEST_F(FullDiskTest, AStoreWithoutRoomForTheCheckpointOfTheOneBeforeIsRefused) {
+  ASSERT_EQ(place_.Run("train run.yaml").exit_code, 0);
+  const std::string config = place_.Read("run/config.yaml");
+  const std::string more = "train run.yaml --set lr_schedule.steps=6 --set checkpoint.store=";
+  ExpectRefused(place_.Run(more + "small/checkpoints", OnDiskOf("64k")), 4, kNoSpace);
+  EXPECT_THAT(Left(), testing::Not(HasSubstr("step_"))) << Left();
+  EXPECT_EQ(place_.Read("run/config.yaml"), config);
+  EXPECT_EQ(place_.Run(more + "run/checkpoints").exit_code, 0);
+}
+
 TEST_F(FullDiskTest, ACheckpointThatFitsStaysWhole) {
   ASSERT_EQ(place_.Run("train run.yaml --set run.dir=roomy").exit_code, 0);
   const auto chunk =

@@ -5,7 +5,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
-#include "tests/cli/program.h"
+#include "tests/cli/small_run.h"
 
 namespace trireme {
 namespace {
@@ -76,6 +76,13 @@ TEST_F(PlanTest, ImpossibleLayoutsAreOneLine) {
   refused("--set layout.tensor=3", "layout.tensor: 3: expected a divisor");
   refused("--set layout.pipeline_schedule=zigzag", "layout.pipeline_schedule: zigzag");
   refused("--memory-gib 0.001", "a worker needs");
+}
+
+TEST_F(PlanTest, HostsWithoutAWorkerAreRefused) {
+  ExpectRefused(place_.Run("plan run.yaml --hosts 3 --workers 2"), 2,
+                "--hosts 3: expected at most the 2 workers that they share");
+  ExpectRefused(place_.Run("plan run.yaml --hosts 5"), 2, "expected at most the 4 workers");
+  Plan("--hosts 4");
 }
 
 TEST_F(PlanTest, WhatDoesNotFitIsToldWithoutMeasuring) {

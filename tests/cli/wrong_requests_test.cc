@@ -286,17 +286,15 @@ TEST_F(WrongRequestsTest, AFineTunedRunGoesOnWithoutItsOrigin) {
   EXPECT_TRUE(place_.Exists("tuned/checkpoints/step_00000006/manifest.json"));
 }
 
-// Else the run would begin again, over its own metrics.
-TEST_F(WrongRequestsTest, AnotherStoreDoesNotStartARunAgain) {
-  Train();
-  const std::string metrics = place_.Read("run/metrics.jsonl");
-  ExpectRefused(place_.Run("train run.yaml --set lr_schedule.steps=6 --set checkpoint.store=other"),
-                2, "checkpoint.store: other holds no checkpoint, but run has those of 2 steps in");
-  EXPECT_EQ(place_.Read("run/metrics.jsonl"), metrics);
-  ASSERT_EQ(place_.Run("checkpoint copy run other").exit_code, 0);
-  EXPECT_EQ(
-      place_.Run("train run.yaml --set lr_schedule.steps=6 --set checkpoint.store=other").exit_code,
-      0);
+// auto takes powers of two alone.
+TEST_F(WrongRequestsTest, ALayoutThatTheLeavesHinderNamesThoseThatDoNot) {
+  MakeTokens();
+  const std::string three = "train run.yaml --set layout.data=3 --set batch.sequences=6";
+  ExpectRefused(place_.Run(three), 2,
+                "--set layout.data=3: layout.data: 3: expected at most batch.sum_leaves (2), which "
+                "divides the 6 microbatches of a step (batch.sequences 6 / microbatch_sequences "
+                "1); batch.sum_leaves=3 allows it in a new run");
+  EXPECT_EQ(place_.Run(three + " --set batch.sum_leaves=3").exit_code, 0);
 }
 
 TEST_F(WrongRequestsTest, OfSteps) {
@@ -363,6 +361,23 @@ TEST_F(WrongRequestsTest, NumbersThatAreTooLargeNameTheRange) {
                 "--min-characters -5: expected 0 or more");
   ExpectRefused(place_.Run("clean text.txt --out x.jsonl --max-characters -5"), 2,
                 "--max-characters -5: expected 0 or more");
+  const std::string least = "clean text.txt --out x.jsonl --min-characters 10 --max-characters ";
+  ExpectRefused(place_.Run(least + "9"), 2,
+                "--min-characters 10: expected at most --max-characters (9)");
+  EXPECT_EQ(place_.Run(least + "0").exit_code, 0) << "any number";
+}
+
+TEST_F(WrongRequestsTest, TokensArePackedUnderTheNameThatTheyAreReadBy) {
+  MakeTokens();
+  for (const char* name : {"one", "one.bin", "one.idx"}) {
+    const std::string out = std::string("pack text.txt --tokenizer tokenizer.json --out ") + name;
+    ASSERT_EQ(place_.Run(out).exit_code, 0);
+    for (const char* part : {"one.bin", "one.idx", "one.json", "one.tokenizer.json"}) {
+      EXPECT_TRUE(std::filesystem::remove(place_.Path(part))) << part << " of " << name;
+    }
+  }
+  ExpectRefused(place_.Run("pack text.txt --tokenizer tokenizer.json --out ./.bin"), 2,
+                "--out ./.bin: expected a name before .bin");
 }
 
 TEST_F(WrongRequestsTest, OfWords) {

@@ -111,6 +111,16 @@ TEST(ConfigRefusalsTest, ErrorsNameFileLineKeyValueAndNearestName) {
        "default"},
       {"vocab_size: 4096", "vocab_size: many",
        "run.yaml:4: model.vocab_size: many: expected a whole number"},
+      {"vocab_size: 4096", "vocab_size: \"4096\"",
+       "run.yaml:4: model.vocab_size: \"4096\": expected a whole number, not a text in quotes"},
+      {"vocab_size: 4096", "attention_dropout: '0.1'",
+       "run.yaml:4: model.attention_dropout: 0.1: expected a number"},
+      {"lr: 1.0e-3", "lr: !!str 1.0e-3",
+       "run.yaml:14: optimizer.lr: \"1.0e-3\": expected a number, not a text in quotes"},
+      {"lr: 1.0e-3", "betas: [0.9, '0.95']",
+       "run.yaml:14: optimizer.betas: \"0.95\": expected numbers, not a text in quotes"},
+      {"sequence_length: 256", "shuffle: 'false'",
+       "run.yaml:12: data.shuffle: \"false\": expected true or false, not a text in quotes"},
       {"vocab_size: 4096", "vocab_size: 0",
        "run.yaml:4: model.vocab_size: 0: expected a whole number from 1 to"},
       {"vocab_size: 4096", "vocab_size: 4096.5",
@@ -147,6 +157,16 @@ TEST(ConfigRefusalsTest, ErrorsNameFileLineKeyValueAndNearestName) {
   }
 }
 
+TEST(ConfigRefusalsTest, TextsNeedNoQuotesAndWhatIsSetIsText) {
+  std::string yaml = kRun;
+  yaml.replace(yaml.find("dir: runs/demo"), 14, "dir: 2024");
+  yaml.replace(yaml.find("microbatch_sequences: 4"), 23, "sum_leaves: \"4\"");
+  EXPECT_EQ(Load(yaml).run().dir(), "2024");
+  EXPECT_EQ(Load(yaml).batch().sum_leaves(), "4");
+  EXPECT_EQ(Load(yaml, {"lr_schedule.steps=\"300\""}).lr_schedule().steps(), 300);
+  EXPECT_EQ(Load(yaml, {"optimizer.betas=['0.9', \"0.95\"]"}).optimizer().betas(1), 0.95);
+}
+
 TEST(ConfigRefusalsTest, ContradictionsAreNamed) {
   const std::pair<const char*, const char*> cases[] = {
       {"batch.sequences=30",
@@ -154,7 +174,10 @@ TEST(ConfigRefusalsTest, ContradictionsAreNamed) {
        "batch.microbatch_sequences (4)"},
       {"layout.data=16", "layout.data: 16: expected at most the 8 microbatches of a step"},
       {"batch.sum_leaves=3", "batch.sum_leaves: 3: expected a divisor of the 8 microbatches"},
-      {"batch.sum_leaves=1", "layout.data: 2: expected at most batch.sum_leaves (1)"},
+      {"batch.sum_leaves=1",
+       "layout.data: 2: expected at most batch.sum_leaves (1), which divides the 8 microbatches of "
+       "a step (batch.sequences 32 / microbatch_sequences 4); batch.sum_leaves=2 allows it in a "
+       "new run"},
       {"batch.sum_leaves=few", "batch.sum_leaves: few: expected auto or a whole number"},
       {"batch.sum_leaves=0", "batch.sum_leaves: 0: expected auto or a whole number"},
       {"layout.tensor=3", "layout.tensor: 3: expected a divisor of model.num_attention_heads (8)"},

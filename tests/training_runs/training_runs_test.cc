@@ -41,6 +41,19 @@ TEST_F(TrainingRunsTest, ALostWorkerEndsTheRunWhichThenGoesOnElsewhere) {
   EXPECT_EQ(Losses("lost"), Losses("quiet"));
 }
 
+TEST_F(TrainingRunsTest, ALostRunGoesOnInAnotherStore) {
+  ASSERT_EQ(Train("").exit_code, 0);
+  const std::string moved = "--set run.dir=moved --set layout.data=2 ";
+  Outcome outcome = Train(moved, Mpirun(3, "TRIREME_FAULT=2:7:pipeline.backward:kill"));
+  ASSERT_NE(outcome.exit_code, 0);
+  outcome = Train(moved + "--set checkpoint.store=elsewhere", Mpirun(3));
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_THAT(outcome.err, HasSubstr("checkpoint.store is now elsewhere: step 4 was copied there "
+                                     "from moved/checkpoints\n"));
+  EXPECT_EQ(Hash("elsewhere"), Hash("quiet"));
+  EXPECT_EQ(Losses("moved"), Losses("quiet"));
+}
+
 // Worker 2 stands still before step 5 until the coordinator has the other's request in its journal.
 TEST_F(TrainingRunsTest, AStopOnRequestLeavesACheckpointAndGoesOn) {
   ASSERT_EQ(Train("").exit_code, 0);

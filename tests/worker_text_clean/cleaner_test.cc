@@ -53,6 +53,25 @@ std::string Sentence(int i) {
   return text;
 }
 
+// What reading does to bytes is a change like those after it.
+TEST_F(CleanerTest, ByteOrderMarksAndLineEndsAreCounted) {
+  std::string utf16("\xFF\xFE", 2);
+  for (const char c : std::string("text\nfirst row\nsecond row\n")) utf16 += {c, '\0'};
+  EXPECT_THAT(Clean({Write("a.csv", utf16)}), testing::SizeIs(2));
+  EXPECT_EQ(Changed(TextChange::kEncoding).documents, 2);
+  EXPECT_EQ(Changed(TextChange::kEncoding).characters, 9 + 10);
+  EXPECT_THAT(Clean({Write("b.txt", "\xEF\xBB\xBFhello")}), testing::SizeIs(1));
+  EXPECT_EQ(Changed(TextChange::kZeroWidth).documents, 1);
+  EXPECT_EQ(Changed(TextChange::kZeroWidth).characters, 1);
+  EXPECT_EQ(Changed(TextChange::kEncoding).documents, 0);
+  EXPECT_THAT(Clean({Write("c.csv", "\xEF\xBB\xBFtext\nfirst row\n")}), testing::SizeIs(1));
+  EXPECT_EQ(Changed(TextChange::kZeroWidth).documents, 0) << "the mark was no part of the row";
+  EXPECT_THAT(Clean({Write("d.txt", "hello\r\nthere\r\n")}), testing::SizeIs(1));
+  EXPECT_EQ(Changed(TextChange::kWhitespace).characters, 2);
+  EXPECT_THAT(Clean({Write("e.txt", "hello\n")}), testing::SizeIs(1));
+  EXPECT_EQ(Changed(TextChange::kWhitespace).documents, 0);
+}
+
 TEST_F(CleanerTest, EveryReasonIsCounted) {
   const std::string path =
       Write("c.jsonl",

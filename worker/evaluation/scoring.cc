@@ -41,7 +41,9 @@ Result<ContinuationScore> ScoreContinuation(LanguageModel* model,
   for (size_t i = 0; i < continuation.size(); ++i) {
     const std::span<const float> row(logits.as<float>() + i * shape.vocab_size,
                                      static_cast<size_t>(shape.vocab_size));
-    const double logprob = LogProbability(row, continuation[i]);
+    ASSIGN_OR_RETURN(const double normaliser,
+                     LogSumExp(row, std::ssize(context) + static_cast<int64_t>(i)));
+    const double logprob = row[continuation[i]] - normaliser;
     score.logprob += logprob;
     score.token_logprobs.push_back(logprob);
     const auto best = std::max_element(row.begin(), row.end()) - row.begin();

@@ -18,7 +18,7 @@ struct ContinuationScore {
 };
 
 // context and continuation: ids, neither empty. kInvalidArgument: an id outside the vocabulary, or
-// more tokens than positions.
+// more tokens than positions. kDataLoss: logits that are not finite.
 Result<ContinuationScore> ScoreContinuation(LanguageModel* model,
                                             const std::vector<int32_t>& context,
                                             const std::vector<int32_t>& continuation);

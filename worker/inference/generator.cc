@@ -91,8 +91,9 @@ std::span<const float> Row(const Tensor& logits, int64_t row) {
   return {logits.as<float>() + row * logits.dim(1), static_cast<size_t>(logits.dim(1))};
 }
 
-Generation GenerateOneByOne(LanguageModel::Session* session, const Tokenizer* tokenizer,
-                            const std::vector<int32_t>& prompt, const GenerationOptions& options) {
+Result<Generation> GenerateOneByOne(LanguageModel::Session* session, const Tokenizer* tokenizer,
+                                    const std::vector<int32_t>& prompt,
+                                    const GenerationOptions& options) {
   Generation result;
   result.finish_reason = "length";
   Sampler sampler(options.sampling);
@@ -103,13 +104,15 @@ Generation GenerateOneByOne(LanguageModel::Session* session, const Tokenizer* to
     logits =
         result.ids.empty() ? session->Append(prompt) : session->Append({&result.ids.back(), 1});
     const auto draw = static_cast<int64_t>(result.ids.size());
-    const int32_t id = sampler.Pick(Row(logits, 0), seen, draw);
+    const std::span<const float> row = Row(logits, 0);
+    ASSIGN_OR_RETURN(const double normaliser, LogSumExp(row, std::ssize(seen)));
+    const int32_t id = sampler.Pick(row, seen, draw);
     if (Ends(options, id)) {
       result.finish_reason = "stop";
       break;
     }
     result.ids.push_back(id);
-    result.logprobs.push_back(LogProbability(Row(logits, 0), id));
+    result.logprobs.push_back(row[id] - normaliser);
     seen.push_back(id);
     if (stream.Add(id)) {
       result.finish_reason = "stop";
@@ -132,7 +135,9 @@ struct Beam {
 };
 
 // The 2k best extensions of the running beams, best first; ties go to the earlier beam, lower id.
-std::vector<Beam> Extend(const std::vector<Beam>& running, const Tensor& logits, int k) {
+// token: the place in the text of those that they add.
+Result<std::vector<Beam>> Extend(const std::vector<Beam>& running, const Tensor& logits, int k,
+                                 int64_t token) {
   struct Candidate {
     double sum;
     double logprob;
@@ -146,7 +151,7 @@ std::vector<Beam> Extend(const std::vector<Beam>& running, const Tensor& logits,
   };
   for (size_t b = 0; b < running.size(); ++b) {
     const auto row = Row(logits, static_cast<int64_t>(b));
-    const double normaliser = LogSumExp(row);
+    ASSIGN_OR_RETURN(const double normaliser, LogSumExp(row, token));
     std::vector<Candidate> own(row.size());
     for (size_t i = 0; i < row.size(); ++i) {
       const double logprob = row[i] - normaliser;
@@ -174,15 +179,16 @@ std::vector<Beam> Extend(const std::vector<Beam>& running, const Tensor& logits,
 // Beam search as transformers runs it without early stopping: candidates that end among the first k
 // join the finished ones with sum / length^penalty; it stops when the best running beam cannot beat
 // the worst of k finished ones.
-Beam SearchBeams(LanguageModel::Session* session, const std::vector<int32_t>& prompt,
-                 const GenerationOptions& options) {
+Result<Beam> SearchBeams(LanguageModel::Session* session, const std::vector<int32_t>& prompt,
+                         const GenerationOptions& options) {
   const int k = options.beams;
   std::vector<Beam> running(1), finished;
   std::vector<int32_t> ids;
   for (int b = 0; b < k; ++b) ids.insert(ids.end(), prompt.begin(), prompt.end());
   Tensor logits = session->Append(ids);
   for (int64_t n = 1;; ++n) {
-    const std::vector<Beam> candidates = Extend(running, logits, k);
+    const int64_t token = std::ssize(prompt) + n - 1;
+    ASSIGN_OR_RETURN(const std::vector<Beam> candidates, Extend(running, logits, k, token));
     running.clear();
     for (size_t i = 0; i < candidates.size(); ++i) {
       Beam beam = candidates[i];
@@ -236,7 +242,7 @@ Result<Generation> Generate(LanguageModel* model, const Tokenizer* tokenizer,
   const int64_t length = prompt_length + options.tokens_max;
   LanguageModel::Session session(model, std::max(1, options.beams), length);
   if (options.beams <= 1) return GenerateOneByOne(&session, tokenizer, prompt, options);
-  Beam best = SearchBeams(&session, prompt, options);
+  ASSIGN_OR_RETURN(Beam best, SearchBeams(&session, prompt, options));
   Generation result;
   result.finish_reason = best.ended ? "stop" : "length";
   if (best.ended) {

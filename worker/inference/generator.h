@@ -32,7 +32,7 @@ struct Generation {
 };
 
 // tokenizer: may be null when neither `stop` nor text is wanted. kInvalidArgument: ids outside the
-// vocabulary; a prompt longer than learned positions allow.
+// vocabulary; a prompt longer than learned positions allow. kDataLoss: logits that are not finite.
 Result<Generation> Generate(LanguageModel* model, const Tokenizer* tokenizer,
                             const std::vector<int32_t>& prompt, const GenerationOptions& options);
 

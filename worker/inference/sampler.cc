@@ -86,15 +86,16 @@ void Sampler::Filter() {
   candidates_.resize(keep);
 }
 
-double LogSumExp(std::span<const float> logits) {
+Result<double> LogSumExp(std::span<const float> logits, int64_t token) {
   const double largest = *std::max_element(logits.begin(), logits.end());
   double sum = 0;
   for (float logit : logits) sum += std::exp(logit - largest);
-  return largest + std::log(sum);
-}
-
-double LogProbability(std::span<const float> logits, int32_t id) {
-  return logits[id] - LogSumExp(logits);
+  const double result = largest + std::log(sum);
+  if (std::isfinite(result)) return result;
+  const auto bad =
+      std::find_if(logits.begin(), logits.end(), [](float x) { return !std::isfinite(x); });
+  return DataLossError(StrCat("the model's logits are not finite at token ", token, ": id ",
+                              bad - logits.begin(), " has ", *bad, ", expected a number"));
 }
 
 }  // namespace trireme

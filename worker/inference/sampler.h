@@ -43,9 +43,9 @@ class Sampler {
   std::vector<Candidate> candidates_;
 };
 
-// log softmax(logits)[id], in double.
-double LogProbability(std::span<const float> logits, int32_t id);
-// log sum exp(logits), in double.
-double LogSumExp(std::span<const float> logits);
+// log sum exp(logits), in double; log softmax(logits)[id] is logits[id] less that. kDataLoss,
+// naming the first that is none, when a logit is NaN or plus infinity. token: the one that they
+// predict, by its place in the text from 0, for the message.
+Result<double> LogSumExp(std::span<const float> logits, int64_t token);
 
 }  // namespace trireme

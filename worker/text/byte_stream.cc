@@ -168,14 +168,14 @@ void AppendUtf8(uint32_t c, std::string* out) {
 
 constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 
-class BomStream : public ByteStream {
+class BomStream : public UnmarkedStream {
  public:
   explicit BomStream(ByteStream* inner) : inner_(inner) {}
 
   Result<size_t> Read(char* out, size_t size) override {
     if (!started_) RETURN_IF_ERROR(Start());
     while (position_ == buffer_.size()) {
-      if (!utf16_) return inner_->Read(out, size);
+      if (mark_ != ByteOrderMark::kUtf16) return inner_->Read(out, size);
       if (ended_) return size_t{0};
       RETURN_IF_ERROR(Convert());
     }
@@ -184,6 +184,7 @@ class BomStream : public ByteStream {
     position_ += count;
     return count;
   }
+  ByteOrderMark mark() const override { return mark_; }
 
  private:
   Status Start() {
@@ -196,9 +197,12 @@ class BomStream : public ByteStream {
       count += got;
     }
     const std::string_view bytes(head.data(), count);
-    if (bytes == kByteOrderMark) return OkStatus();
+    if (bytes == kByteOrderMark) {
+      mark_ = ByteOrderMark::kUtf8;
+      return OkStatus();
+    }
     if (bytes.substr(0, 2) == "\xFF\xFE" || bytes.substr(0, 2) == "\xFE\xFF") {
-      utf16_ = true;
+      mark_ = ByteOrderMark::kUtf16;
       big_endian_ = head[0] == '\xFE';
       pending_ = bytes.substr(2);
       return OkStatus();
@@ -242,7 +246,7 @@ class BomStream : public ByteStream {
 
   ByteStream* inner_;
   bool started_ = false;
-  bool utf16_ = false;
+  ByteOrderMark mark_ = ByteOrderMark::kNone;
   bool big_endian_ = false;
   bool ended_ = false;
   uint32_t high_ = 0;    // a high surrogate that waits for its low one
@@ -283,7 +287,7 @@ Result<std::unique_ptr<TarReader>> OpenTar(ByteStream* inner, const std::string&
   return std::unique_ptr<TarReader>(std::move(reader));
 }
 
-std::unique_ptr<ByteStream> OpenWithoutByteOrderMark(ByteStream* inner) {
+std::unique_ptr<UnmarkedStream> OpenWithoutByteOrderMark(ByteStream* inner) {
   return std::make_unique<BomStream>(inner);
 }
 

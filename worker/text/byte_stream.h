@@ -40,9 +40,18 @@ class TarReader {
 };
 Result<std::unique_ptr<TarReader>> OpenTar(ByteStream* inner, const std::string& name);
 
+// The byte order mark at the beginning of a text.
+enum class ByteOrderMark : uint8_t { kNone, kUtf8, kUtf16 };
+
+class UnmarkedStream : public ByteStream {
+ public:
+  // What was taken off; kNone before the first Read.
+  virtual ByteOrderMark mark() const = 0;
+};
+
 // `inner` as UTF-8 text: a UTF-8 byte order mark is taken off, UTF-16 with a byte order mark is
 // converted (lone surrogates become U+FFFD), anything else passes as it is. `inner` is not owned.
-std::unique_ptr<ByteStream> OpenWithoutByteOrderMark(ByteStream* inner);
+std::unique_ptr<UnmarkedStream> OpenWithoutByteOrderMark(ByteStream* inner);
 
 // The same of a text that has been read: without a UTF-8 byte order mark.
 std::string_view WithoutByteOrderMark(std::string_view text);

@@ -54,6 +54,17 @@ double SymbolShare(std::string_view text) {
   return visible == 0 ? 0.0 : static_cast<double>(symbols) / static_cast<double>(visible);
 }
 
+namespace {
+
+// What reading has changed already.
+void CountMark(ByteOrderMark mark, int64_t characters, TextChanges* changes) {
+  if (mark == ByteOrderMark::kUtf8) ++(*changes)[static_cast<size_t>(TextChange::kZeroWidth)];
+  if (mark != ByteOrderMark::kUtf16) return;
+  (*changes)[static_cast<size_t>(TextChange::kEncoding)] += characters;
+}
+
+}  // namespace
+
 CleanedText CleanDocument(Document document, const CleanOptions& options) {
   CleanedText result;
   std::string& text = result.text;
@@ -67,6 +78,7 @@ CleanedText CleanDocument(Document document, const CleanOptions& options) {
   result.input_characters = static_cast<int64_t>(text.size());
   if (!ToUtf8(html, options.encoding, &text, &result.changes)) return drop(DropReason::kNotUtf8);
   result.input_characters = CountCharacters(text);
+  CountMark(document.mark, result.input_characters, &result.changes);
   if (html) {
     std::optional<std::string> rendered = HtmlToText(text);
     if (!rendered.has_value()) return drop(DropReason::kTooDeep);

@@ -104,7 +104,10 @@ class FileTextSource : public TextSource {
     while (true) {
       if (records_ != nullptr) {
         ASSIGN_OR_RETURN(const bool more, records_->Next(document));
-        if (more) return true;
+        if (more) {
+          document->mark = MarkOfDocument();
+          return true;
+        }
         files_skipped_ += records_->lacks_text() ? 1 : 0;
         CloseRecords();
       }
@@ -167,13 +170,19 @@ class FileTextSource : public TextSource {
   }
 
   void OpenContent(ByteStream* stream, Content content, const std::string& where, bool found) {
-    marked_ = OpenWithoutByteOrderMark(stream);
-    records_ = OpenRecords(marked_.get(), content, where, found, options_);
+    unmarked_ = OpenWithoutByteOrderMark(stream);
+    is_whole_file_ = content == Content::kPlain || content == Content::kHtml;
+    records_ = OpenRecords(unmarked_.get(), content, where, found, options_);
+  }
+  // A mark before lines or rows was no part of any.
+  ByteOrderMark MarkOfDocument() const {
+    const ByteOrderMark mark = unmarked_->mark();
+    return mark == ByteOrderMark::kUtf8 && !is_whole_file_ ? ByteOrderMark::kNone : mark;
   }
   // Readers stand on the streams below them: closed from the top.
   void CloseRecords() {
     records_.reset();
-    marked_.reset();
+    unmarked_.reset();
     entry_.reset();
   }
   void CloseFile() {
@@ -194,7 +203,8 @@ class FileTextSource : public TextSource {
   std::unique_ptr<ByteStream> decompressed_;
   std::unique_ptr<TarReader> tar_;
   std::unique_ptr<ByteStream> entry_;
-  std::unique_ptr<ByteStream> marked_;
+  std::unique_ptr<UnmarkedStream> unmarked_;
+  bool is_whole_file_ = false;  // the document that records_ gives
   std::unique_ptr<RecordReader> records_;
 };
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cluster/base/status.h"
+#include "worker/text/byte_stream.h"
 
 namespace trireme {
 
@@ -18,6 +19,8 @@ struct Document {
   // converted. May be invalid UTF-8; raw HTML where `html` is true.
   std::string text;
   bool html = false;
+  // Of the file: kUtf16 for every document of it, kUtf8 for one that is the whole file.
+  ByteOrderMark mark = ByteOrderMark::kNone;
   // For messages: "corpus/a.html", "corpus/b.jsonl.gz:12", "corpus/c.tar.zst:d/e.html".
   std::string where;
 };

@@ -17,8 +17,10 @@ enum class TextChange : uint8_t {
   kInvalidUtf8,  // stray bytes in UTF-8 taken out
   kNormalized,   // characters that NFC composed or exchanged
   kControl,      // control, private-use and non-characters, U+FFFD taken out
-  kZeroWidth,    // zero-width, joiners without effect, soft hyphens, direction marks taken out
-  kWhitespace,   // odd spaces and line ends replaced, trailing and repeated ones taken out
+  kZeroWidth,    // zero-width, joiners without effect, soft hyphens, direction marks, UTF-8's byte
+                 // order mark taken out
+  kWhitespace,   // odd spaces and line ends replaced, trailing and repeated ones taken out; not
+                 // the one line end that files end with
   kLowercase,    // characters that changed case
 };
 inline constexpr size_t kTextChanges = 8;

@@ -299,6 +299,7 @@ Status TrainingWorker::SaveCheckpoint(int64_t step) {
     report.set_manifest_part(part.value());
   } else {
     report.set_error(part.status().message());
+    report.set_exit_code(ExitCode(part.status()));
   }
   client_->ReachFaultPoint(step, "checkpoint.after_chunks");
   client_->ReportChunks(report);
