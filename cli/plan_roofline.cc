@@ -5,12 +5,11 @@
 
 #include "cli/plan_facts.h"
 #include "proto/config.pb.h"
+#include "worker/kernels/attention_parts.h"
 #include "worker/training/run_setup.h"
 
 namespace trireme {
 namespace {
-
-constexpr int64_t kAttentionWorkspaceMax = int64_t{4} << 30;
 
 using Kind = KernelEstimate::Kind;
 
@@ -158,12 +157,11 @@ class StepKernels {
         t * Wide(2 * queries_ + 2 * keys_));
     Add("attention backward", Kind::kAttentionBackward, calls, 2.5 * flop,
         t * Wide(4 * queries_ + 4 * keys_));
-    // cuDNN's deterministic backward pass (docs/cuda.md); what needs more runs without any.
-    const int64_t heads = queries_ / shape_.head_dim;
-    const int64_t workspace = 2 * tokens_ * heads * length_;
-    if (request_.types.compute == DType::kBF16 && workspace <= kAttentionWorkspaceMax) {
-      result_.operation_bytes = workspace;
-    }
+    // cuDNN's deterministic backward pass (docs/cuda.md).
+    if (request_.types.compute != DType::kBF16) return;
+    const int64_t group = queries_ / keys_;
+    const auto part = PartThatFits({tokens_ / length_, keys_ / shape_.head_dim}, group, length_);
+    if (part) result_.operation_bytes = AttentionWorkspace(*part, group, length_);
   }
 
   void Update() {

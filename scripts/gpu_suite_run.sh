@@ -29,6 +29,7 @@ done
 # The peer comes last: compiling takes it minutes, and what is cut off then is its own.
 steps='correctness|kernels against the CPU reference|gpu cuda_kernels_gpu_test|cuda_kernels_gpu_test
 correctness|attention, own kernels|gpu cuda_kernels_gpu_test|TRIREME_ATTENTION=own cuda_kernels_gpu_test --gtest_filter=*Attention*
+correctness|attention in parts|gpu cuda_kernels_gpu_test|attention_in_parts
 correctness|the fixtures of PyTorch|gpu cuda_fixtures_gpu_test|NVIDIA_TF32_OVERRIDE=0 cuda_fixtures_gpu_test
 correctness|conformance over NCCL, ranks on one GPU|gpu cluster_comm_nccl_gpu_test|cluster_comm_nccl_gpu_test
 correctness|training over NCCL, ranks on one GPU|gpu nccl_training_gpu_test|nccl_training_gpu_test
@@ -104,6 +105,14 @@ checkpoint: {every_steps: $3}
 device: $2
 YAML
   trireme train "$1.yaml" "${@:4}"
+}
+# With workspace for half of what the largest case of the tests needs.
+attention_in_parts() {
+  TRIREME_ATTENTION_WORKSPACE=200000 cuda_kernels_gpu_test --gtest_filter=*Attention* >"$out/parts" 2>&1
+  local status=$?
+  grep 'goes in 2 parts' "$out/parts" || { echo "no case went in parts" && status=1; }
+  tail -3 "$out/parts"
+  return $status
 }
 rerun() {
   small_run "$out/first" cuda 50 && small_run "$out/second" cuda 50 || return

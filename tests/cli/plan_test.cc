@@ -154,6 +154,24 @@ TEST_F(PlanTest, GeluIsPartOfItsProductsInBf16) {
       64 * 2.0 * 2 * 32 * 96);
 }
 
+// Without masters the update neither reads nor writes any, nor a copy for products.
+TEST_F(PlanTest, WithoutMastersAnUpdateMovesLess) {
+  place_.Write("machine.yaml", kMachine);
+  const auto bytes = [&](const std::string& options) -> double {
+    const json plan =
+        Plan("--machine machine.yaml --set layout.data=1 --set layout.tensor=1 " + options);
+    for (const json& kernel : plan["machine"]["kernels"]) {
+      if (kernel["kernel"] == "adamw") return kernel["bytes"];
+    }
+    return 0;
+  };
+  const double f32 = bytes(""), masters = bytes("--set precision.compute=bfloat16");
+  const double rounded = bytes("--set precision.compute=bfloat16 --set precision.master=bfloat16");
+  EXPECT_GT(f32, 0);
+  EXPECT_DOUBLE_EQ(masters / f32, 30.0 / 28);
+  EXPECT_DOUBLE_EQ(rounded / f32, 24.0 / 28);
+}
+
 // What operations of a GPU take while they run, and what other ranks contribute to its sums.
 TEST_F(PlanTest, AGpuNeedsMemoryForOperationsAndForContributions) {
   place_.Write("machine.yaml", kMachine);
@@ -165,8 +183,8 @@ TEST_F(PlanTest, AGpuNeedsMemoryForOperationsAndForContributions) {
   const auto more = [&](const char* what) {
     return gpu["memory"].value(what, int64_t{0}) - cpu["memory"].value(what, int64_t{0});
   };
-  // Two bytes for each of 32 tokens, 4 heads and 32 keys.
-  EXPECT_EQ(more("scratch"), 2 * 32 * 4 * 32);
+  // Two bytes for each of 4 heads, 32 queries and 32 keys, both padded to 64.
+  EXPECT_EQ(more("scratch"), 2 * 4 * 64 * 64);
   // Half of all gradients, once: the other rank has one partial sum.
   const int64_t accumulators = gpu["memory"]["gradient accumulators"];
   EXPECT_EQ(more("communication buffers"), accumulators / gpu["accumulators"].get<int64_t>() / 2);

@@ -158,6 +158,18 @@ TEST_F(AttentionPlanTest, HopperRunsIsolatedDocumentsAndOddLengths) {
   }
 }
 
+TEST_F(AttentionPlanTest, HopperRunsPartsOfWhatIsTooLarge) {
+  const Call call(8192, 32, 8, 128);
+  const AttentionProblem whole = *call.Backward();
+  for (const AttentionPart& part :
+       {AttentionPart{1, 8}, AttentionPart{1, 4}, AttentionPart{1, 1}}) {
+    const AttentionProblem problem = PartOf(whole, part);
+    EXPECT_EQ(problem.query_heads, part.key_heads * 4);
+    EXPECT_EQ(problem.q_stride, whole.q_stride);
+    ExpectPlans(h100_, PartOf(*call.Forward(), part), problem);
+  }
+}
+
 TEST_F(AttentionPlanTest, OtherGenerationsHaveTheForwardAndBackwardPass) {
   for (const auto& [version, processors, shared] :
        std::vector<std::array<int, 3>>{{800, 108, 166912}, {1000, 148, 232448}}) {

@@ -3,13 +3,16 @@
 //                  2 B Hq T^2 bytes on some GPUs.
 //   fast           dQ is summed by atomics: memory linear in T, bits differ from run to run.
 //   own            no cuDNN: the bits of a sequence depend on nothing but the sequence.
+// What would take more workspace than TRIREME_ATTENTION_WORKSPACE (bytes; 4 GiB) goes in parts.
 #include <cuda_runtime_api.h>
 
 #include <cstdlib>
+#include <functional>
 #include <limits>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -26,11 +29,11 @@ namespace {
 
 using cudnn::AttentionProblem;
 
-// Beyond this a deterministic backward pass is left to the own kernel.
-constexpr int64_t kWorkspaceBytesMax = int64_t{4} << 30;
 // Up to this version the backward pass is wrong in lengths that no tile divides.
 constexpr int kVersionOfPaddingFix = 91600;
 constexpr int64_t kTileKeys = 128;
+// Statistics of a part begin where the library wants them: at a multiple of 16 bytes.
+constexpr int64_t kLengthStepOfParts = 4;
 
 enum class Form { kDeterministic, kFast, kOwn };
 
@@ -45,6 +48,19 @@ Form ChosenForm() {
     return Form::kOwn;
   }();
   return form;
+}
+
+int64_t WorkspaceBytesMax() {
+  static const int64_t bytes = [] {
+    const char* text = std::getenv("TRIREME_ATTENTION_WORKSPACE");
+    if (text == nullptr || *text == '\0') return kAttentionWorkspaceMax;
+    char* end = nullptr;
+    const int64_t wanted = std::strtoll(text, &end, 10);
+    CHECK(*end == '\0' && wanted > 0)
+        << "TRIREME_ATTENTION_WORKSPACE: " << text << ": expected bytes, 1 or more";
+    return wanted;
+  }();
+  return bytes;
 }
 
 // Libraries make memory and load kernels when they are first used, which is no part of a graph that
@@ -66,26 +82,37 @@ class OutsideCapture {
 
 using Operands = std::vector<std::pair<int64_t, const void*>>;
 
+// Where a part of a problem begins.
+struct PartPlace {
+  int64_t sequence, query_head, key_head;
+};
+using OperandsOfPart = std::function<Operands(const PartPlace&)>;
+
 // The library's state on one GPU. Never destroyed: the driver may be gone first.
 class Library {
  public:
   // Null where there is no library; says so once.
   static Library* Of(int gpu);
 
-  // The problem's plan, made when it is first met; null where there is none. Good for ever.
-  const cudnn::Plan* PlanOf(const AttentionProblem& problem);
-  // `operands`: pointers by uid.
-  void Run(Stream& stream, const cudnn::Plan& plan, const Operands& operands);
+  // How a problem is run: what a plan refers to lives as long as the plan.
+  struct Kept {
+    cudnn::Proposals proposals;
+    cudnn::Plan plan;
+    AttentionPart part;  // of the problem, that the plan is for
+  };
+  // Made when the problem is first met; null where there is no way. Good for ever.
+  const Kept* PlanOf(const AttentionProblem& problem);
+  // One part after the other. `operands`: pointers by uid.
+  void Run(Stream& stream, const AttentionProblem& problem, const Kept& kept,
+           const OperandsOfPart& operands);
 
  private:
   explicit Library(int gpu) : gpu_(gpu) {}
   Status Open();
-  // What a plan refers to lives as long as the plan.
-  struct Kept {
-    cudnn::Proposals proposals;
-    cudnn::Plan plan;
-  };
   Result<Kept> Make(const AttentionProblem& problem);
+  Result<Kept> MakePart(const AttentionProblem& problem, const AttentionPart& part,
+                        bool* takes_too_much);
+  void RunPart(Stream& stream, const cudnn::Plan& plan, const Operands& operands);
   Status Execute(const cudnn::Plan& plan, const Operands& operands, void* workspace);
 
   const int gpu_;
@@ -121,28 +148,49 @@ Status Library::Open() {
   return OkStatus();
 }
 
-Result<Library::Kept> Library::Make(const AttentionProblem& problem) {
-  if (problem.backward() && problem.length % kTileKeys != 0 &&
-      api_->version < kVersionOfPaddingFix) {
-    return NotFoundError("lengths that are no multiple of 128 need cuDNN 9.16");
-  }
-  const OutsideCapture outside(gpu_);
+Result<Library::Kept> Library::MakePart(const AttentionProblem& problem, const AttentionPart& part,
+                                        bool* takes_too_much) {
   const bool deterministic = ChosenForm() == Form::kDeterministic;
-  ASSIGN_OR_RETURN(cudnn::Proposals proposals,
-                   cudnn::ProposeAttention(*api_, device_, problem, deterministic));
+  ASSIGN_OR_RETURN(
+      cudnn::Proposals proposals,
+      cudnn::ProposeAttention(*api_, device_, cudnn::PartOf(problem, part), deterministic));
   Status reason;
   for (const cudnn::Descriptor& engine : proposals.engines) {
     auto plan = cudnn::MakePlan(*api_, device_, engine);
-    if (plan.ok() && plan->workspace_bytes <= kWorkspaceBytesMax) {
-      return Kept{std::move(proposals), std::move(*plan)};
+    if (plan.ok() && plan->workspace_bytes <= WorkspaceBytesMax()) {
+      return Kept{std::move(proposals), std::move(*plan), part};
     }
+    *takes_too_much |= plan.ok();
     reason = plan.ok() ? NotFoundError(StrCat("workspace of ", plan->workspace_bytes, " bytes"))
                        : plan.status();
   }
   return reason;
 }
 
-const cudnn::Plan* Library::PlanOf(const AttentionProblem& problem) {
+Result<Library::Kept> Library::Make(const AttentionProblem& problem) {
+  if (problem.backward() && problem.length % kTileKeys != 0 &&
+      api_->version < kVersionOfPaddingFix) {
+    return NotFoundError("lengths that are no multiple of 128 need cuDNN 9.16");
+  }
+  const OutsideCapture outside(gpu_);
+  Status reason;
+  std::optional<AttentionPart> part = AttentionPart{problem.batch, problem.key_heads};
+  for (; part; part = SmallerPart(*part)) {
+    bool takes_too_much = false;
+    auto kept = MakePart(problem, *part, &takes_too_much);
+    if (kept.ok()) {
+      const int64_t parts = problem.batch / part->sequences * (problem.key_heads / part->key_heads);
+      LOG_IF(INFO, parts > 1) << "attention of " << problem.length << " positions goes in " << parts
+                              << " parts: as a whole it needs " << reason.message();
+      return kept;
+    }
+    reason = kept.status();
+    if (!takes_too_much || problem.length % kLengthStepOfParts != 0) break;
+  }
+  return reason;
+}
+
+const Library::Kept* Library::PlanOf(const AttentionProblem& problem) {
   std::lock_guard lock(mutex_);
   const auto [found, is_new] = plans_.try_emplace(problem);
   if (is_new) {
@@ -155,7 +203,7 @@ const cudnn::Plan* Library::PlanOf(const AttentionProblem& problem) {
                    << " runs on the program's own kernel: " << made.status().message();
     }
   }
-  return found->second == nullptr ? nullptr : &found->second->plan;
+  return found->second.get();
 }
 
 Status Library::Execute(const cudnn::Plan& plan, const Operands& operands, void* workspace) {
@@ -178,7 +226,17 @@ Status Library::Execute(const cudnn::Plan& plan, const Operands& operands, void*
                          "running attention");
 }
 
-void Library::Run(Stream& stream, const cudnn::Plan& plan, const Operands& operands) {
+void Library::Run(Stream& stream, const AttentionProblem& problem, const Kept& kept,
+                  const OperandsOfPart& operands) {
+  const int64_t group = problem.query_heads / problem.key_heads;
+  for (int64_t b = 0; b < problem.batch; b += kept.part.sequences) {
+    for (int64_t h = 0; h < problem.key_heads; h += kept.part.key_heads) {
+      RunPart(stream, kept.plan, operands({b, h * group, h}));
+    }
+  }
+}
+
+void Library::RunPart(Stream& stream, const cudnn::Plan& plan, const Operands& operands) {
   auto* native = static_cast<cudaStream_t>(stream.native());
   const gpu::StreamScratch<char> workspace(stream, plan.workspace_bytes);
   std::lock_guard lock(mutex_);
@@ -191,6 +249,20 @@ void Library::Run(Stream& stream, const cudnn::Plan& plan, const Operands& opera
 const float kMasked = -std::numeric_limits<float>::infinity();
 const float kUnit = 1;
 
+const void* At(const Heads& x, int64_t sequence, int64_t head) {
+  const int64_t elements = sequence * x.length * x.row_stride + head * x.head_dim;
+  return static_cast<const std::byte*>(x.data) + elements * ByteSize(x.dtype);
+}
+// Of [B, Hq, T].
+const float* At(const Tensor& statistics, const Heads& q, const PartPlace& at) {
+  return statistics.as<float>() + (at.sequence * q.heads + at.query_head) * q.length;
+}
+
+void AddDocumentStarts(const Tensor& starts, const Heads& q, const PartPlace& at, Operands* to) {
+  if (!starts.defined()) return;
+  to->emplace_back(cudnn::kDocumentStarts, starts.as<int32_t>() + at.sequence * q.length);
+}
+
 }  // namespace
 
 bool FusedAttentionForward(Stream& stream, const Heads& q, const Heads& k, const Heads& v,
@@ -200,19 +272,19 @@ bool FusedAttentionForward(Stream& stream, const Heads& q, const Heads& k, const
   const auto problem = cudnn::ForwardProblem(q, k, v, document_starts, out);
   if (!problem) return false;
   Library* library = Library::Of(stream.gpu());
-  const cudnn::Plan* plan = library == nullptr ? nullptr : library->PlanOf(*problem);
-  if (plan == nullptr) return false;
-  Operands operands = {{cudnn::kQ, q.data},
-                       {cudnn::kK, k.data},
-                       {cudnn::kV, v.data},
-                       {cudnn::kOut, out.data},
-                       {cudnn::kLogSumExp, log_sum_exp.as<float>()},
-                       {cudnn::kScale, &scale},
-                       {cudnn::kMinusInfinity, &kMasked}};
-  if (problem->documents) {
-    operands.emplace_back(cudnn::kDocumentStarts, document_starts.as<int32_t>());
-  }
-  library->Run(stream, *plan, operands);
+  const Library::Kept* kept = library == nullptr ? nullptr : library->PlanOf(*problem);
+  if (kept == nullptr) return false;
+  library->Run(stream, *problem, *kept, [&](const PartPlace& at) {
+    Operands operands = {{cudnn::kQ, At(q, at.sequence, at.query_head)},
+                         {cudnn::kK, At(k, at.sequence, at.key_head)},
+                         {cudnn::kV, At(v, at.sequence, at.key_head)},
+                         {cudnn::kOut, At(out, at.sequence, at.query_head)},
+                         {cudnn::kLogSumExp, At(log_sum_exp, q, at)},
+                         {cudnn::kScale, &scale},
+                         {cudnn::kMinusInfinity, &kMasked}};
+    AddDocumentStarts(document_starts, q, at, &operands);
+    return operands;
+  });
   return true;
 }
 
@@ -224,23 +296,30 @@ bool FusedAttentionBackward(Stream& stream, const Heads& dout, const Heads& q, c
   const auto problem = cudnn::BackwardProblem(dout, q, k, v, out, document_starts, dq, dk, dv);
   if (!problem) return false;
   Library* library = Library::Of(stream.gpu());
-  const cudnn::Plan* plan = library == nullptr ? nullptr : library->PlanOf(*problem);
-  if (plan == nullptr) return false;
-  const int64_t rows = q.batch * q.heads * q.length;
+  const Library::Kept* kept = library == nullptr ? nullptr : library->PlanOf(*problem);
+  if (kept == nullptr) return false;
+  const AttentionProblem part = cudnn::PartOf(*problem, kept->part);
+  const int64_t rows = part.batch * part.query_heads * part.length;
   const bool sums = ChosenForm() == Form::kFast;
   const gpu::StreamScratch<float> delta(stream, rows), dq_sum(stream, sums ? rows * q.head_dim : 0);
-  Operands operands = {{cudnn::kDOut, dout.data}, {cudnn::kQ, q.data},
-                       {cudnn::kK, k.data},       {cudnn::kV, v.data},
-                       {cudnn::kOut, out.data},   {cudnn::kLogSumExp, log_sum_exp.as<float>()},
-                       {cudnn::kScale, &scale},   {cudnn::kMinusInfinity, &kMasked},
-                       {cudnn::kOne, &kUnit},     {cudnn::kDelta, delta.data()},
-                       {cudnn::kDQ, dq.data},     {cudnn::kDK, dk.data},
-                       {cudnn::kDV, dv.data}};
-  if (sums) operands.emplace_back(cudnn::kDQSum, dq_sum.data());
-  if (problem->documents) {
-    operands.emplace_back(cudnn::kDocumentStarts, document_starts.as<int32_t>());
-  }
-  library->Run(stream, *plan, operands);
+  library->Run(stream, *problem, *kept, [&](const PartPlace& at) {
+    Operands operands = {{cudnn::kDOut, At(dout, at.sequence, at.query_head)},
+                         {cudnn::kQ, At(q, at.sequence, at.query_head)},
+                         {cudnn::kK, At(k, at.sequence, at.key_head)},
+                         {cudnn::kV, At(v, at.sequence, at.key_head)},
+                         {cudnn::kOut, At(out, at.sequence, at.query_head)},
+                         {cudnn::kLogSumExp, At(log_sum_exp, q, at)},
+                         {cudnn::kScale, &scale},
+                         {cudnn::kMinusInfinity, &kMasked},
+                         {cudnn::kOne, &kUnit},
+                         {cudnn::kDelta, delta.data()},
+                         {cudnn::kDQ, At(dq, at.sequence, at.query_head)},
+                         {cudnn::kDK, At(dk, at.sequence, at.key_head)},
+                         {cudnn::kDV, At(dv, at.sequence, at.key_head)}};
+    if (sums) operands.emplace_back(cudnn::kDQSum, dq_sum.data());
+    AddDocumentStarts(document_starts, q, at, &operands);
+    return operands;
+  });
   return true;
 }
 

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "worker/kernels/attention.h"
+#include "worker/kernels/attention_parts.h"
 #include "worker/kernels/cudnn_plan.h"
 
 namespace trireme::cudnn {
@@ -51,6 +52,9 @@ std::optional<AttentionProblem> BackwardProblem(const Heads& dout, const Heads& 
                                                 const Heads& v, const Heads& out,
                                                 const Tensor& document_starts, const Heads& dq,
                                                 const Heads& dk, const Heads& dv);
+
+// The problem of a part, wherever in the whole it lies.
+AttentionProblem PartOf(const AttentionProblem& whole, const AttentionPart& part);
 
 // What the library would run the problem with on a device. kNotFound where it has no way.
 // deterministic: the backward graph that sums dQ in a fixed order.

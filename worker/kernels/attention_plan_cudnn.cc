@@ -191,6 +191,14 @@ std::optional<AttentionProblem> BackwardProblem(const Heads& dout, const Heads& 
   return p;
 }
 
+AttentionProblem PartOf(const AttentionProblem& whole, const AttentionPart& part) {
+  AttentionProblem problem = whole;
+  problem.batch = part.sequences;
+  problem.key_heads = part.key_heads;
+  problem.query_heads = part.key_heads * (whole.query_heads / whole.key_heads);
+  return problem;
+}
+
 Result<Proposals> ProposeAttention(const Api& api, const Descriptor& device,
                                    const AttentionProblem& problem, bool deterministic) {
   AttentionGraph graph(api, problem);
