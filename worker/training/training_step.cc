@@ -61,6 +61,18 @@ Status TrainingStep::RunOrReplay() {
   return OkStatus();
 }
 
+// numbers: AdamWStep, or where the device has them.
+template <typename Numbers>
+Status TrainingStep::Update(const Numbers& numbers) {
+  return options_.store->Update(
+      [&](std::span<const UpdateSlice> slices) {
+        const AdamWSlices adamw = ToAdamW(slices);
+        AdamW(*options_.stream, adamw.with_masters, numbers);
+        AdamWRounded(*options_.stream, adamw.rounded, numbers, options_.seed);
+      },
+      options_.timeout);
+}
+
 // The whole step: everything is enqueued, and nothing waited for but messages.
 Status TrainingStep::Enqueue() {
   Stream& stream = *options_.stream;
@@ -74,33 +86,9 @@ Status TrainingStep::Enqueue() {
         FinishNorm(stream, table, row_ends, rows, options_.clip_norm, numbers);
       },
       options_.timeout));
-  RETURN_IF_ERROR(UpdateByDevice());
+  RETURN_IF_ERROR(Update(numbers));
   stream.Copy(made_.data(), numbers_.data(), made_.bytes());
   return OkStatus();
-}
-
-// Sizes are taken as they are now, numbers as the device has them then.
-Status TrainingStep::UpdateByDevice() {
-  Stream& stream = *options_.stream;
-  const auto* numbers = reinterpret_cast<const StepNumbers*>(numbers_.data());
-  return options_.store->Update(
-      [&](std::span<const UpdateSlice> slices) {
-        const AdamWSlices adamw = ToAdamW(slices);
-        AdamW(stream, adamw.with_masters, numbers);
-        AdamWRounded(stream, adamw.rounded, numbers, options_.seed);
-      },
-      options_.timeout);
-}
-
-Status TrainingStep::Update(const AdamWStep& step) {
-  Stream& stream = *options_.stream;
-  return options_.store->Update(
-      [&](std::span<const UpdateSlice> slices) {
-        const AdamWSlices adamw = ToAdamW(slices);
-        AdamW(stream, adamw.with_masters, step);
-        AdamWRounded(stream, adamw.rounded, step, options_.seed);
-      },
-      options_.timeout);
 }
 
 Status TrainingStep::EnqueueInto(Recording* recording) {

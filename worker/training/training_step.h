@@ -75,8 +75,8 @@ class TrainingStep {
   Status EnqueueInto(Recording* recording);
   Result<std::unique_ptr<Recorded>> Record();
   Status MeetOthers(const char* why);
-  Status Update(const AdamWStep& step);
-  Status UpdateByDevice();
+  template <typename Numbers>
+  Status Update(const Numbers& numbers);
   Status RunPasses() { return options_.executor->RunStep(*options_.stage, ids()); }
   RecordedFor Now() const;
   const std::vector<MicrobatchId>& ids() const { return options_.store->microbatches(); }
