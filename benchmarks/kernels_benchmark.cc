@@ -286,7 +286,6 @@ void AddOptimizer() {
     }
   }
   const auto compute = std::make_shared<Owned>(DType::kBF16, Shape{n});
-  const auto rounded = std::make_shared<Owned>(DType::kBF16, Shape{n});
   const auto run = [=](Stream& stream, bool in_place, bool copy) {
     const auto at = [&](int i) { return t[i]->tensor.as<float>(); };
     const AdamWSlice slice{at(0),
@@ -307,19 +306,6 @@ void AddOptimizer() {
   Add("adamw/out_of_place", {0, 28.0 * n}, [=](Stream& s) { run(s, false, false); });
   Add("adamw/out_of_place_bf16_copy", {0, 30.0 * n}, [=](Stream& s) { run(s, false, true); });
   Add("adamw/in_place", {0, 28.0 * n}, [=](Stream& s) { run(s, true, false); });
-  Add("adamw/rounded", {0, 24.0 * n}, [=](Stream& stream) {
-    const AdamWRoundedSlice slice{t[0]->tensor.as<float>(),
-                                  compute->tensor.as<BFloat16>(),
-                                  t[2]->tensor.as<float>(),
-                                  t[3]->tensor.as<float>(),
-                                  rounded->tensor.as<BFloat16>(),
-                                  t[5]->tensor.as<float>(),
-                                  t[6]->tensor.as<float>(),
-                                  n,
-                                  0,
-                                  true};
-    AdamWRounded(stream, {&slice, 1}, {1e-3, 0.9, 0.95, 1e-8, 0.1, 5, 1.0}, 1);
-  });
   // Ranges, and behind them their sums.
   constexpr int kRanges = 64;
   const auto table = std::make_shared<Buffer>(

@@ -8,7 +8,7 @@ Json ParseJson(std::string_view text) {
 
 std::string Utf8ProblemOfJson(std::string_view text) {
   try {
-    (void)Json::parse(text);
+    [[maybe_unused]] const Json parsed = Json::parse(text);
   } catch (const Json::exception& error) {
     const std::string_view what = error.what();
     if (what.find("surrogate") != std::string_view::npos) {

@@ -90,7 +90,10 @@ TEST(AdamWRoundedTest, IsAdamWRoundedToANeighbour) {
   int64_t up = 0, inexact = 0;
   for (int64_t i = 0; i < kRoundedElements; ++i) {
     const uint32_t below = std::bit_cast<uint32_t>(p_next[i]) >> 16;  // towards zero
-    ASSERT_TRUE(next.p[i].bits == below || next.p[i].bits == below + 1) << i;
+    const int64_t element = slice.first_element + i;
+    const uint32_t random =
+        RoundingBitsOf(RoundingBits(5, kRoundedStep.t, element / 8), element % 8);
+    ASSERT_EQ(next.p[i].bits, RoundStochastically(p_next[i], random).bits) << i;
     inexact += (std::bit_cast<uint32_t>(p_next[i]) & 0xffff) != 0;
     up += next.p[i].bits != below;
   }
@@ -120,6 +123,31 @@ TEST(AdamWRoundedTest, BitsDoNotDependOnCutsThreadsOrPlaceButOnSeedAndStep) {
   const AdamWRoundedSlice again = Slice(gradient, start, &other, 0, kRoundedElements);
   AdamWRounded(one, {&again, 1}, kRoundedStep, 6);
   EXPECT_FALSE(SameBits(other.p, whole.p));
+}
+
+TEST(AdamWRoundedTest, BlocksAreNumberedBeyond32BitsAndNumbersThatAreNoneStaySo) {
+  constexpr int64_t kCount = 300;
+  // Elements whose blocks' numbers pass 2^32 on the way.
+  constexpr int64_t kFirst = (int64_t{1} << 35) - 101;
+  std::vector<float> gradient = Random(4, -1, 1), m(kCount, 0.0f), v(kCount, 0.0f);
+  gradient[7] = std::numeric_limits<float>::quiet_NaN();
+  std::vector<BFloat16> p(kCount, ToBFloat16(1.0f)), next(kCount);
+  const AdamWRoundedSlice slice = {gradient.data(), p.data(), m.data(), v.data(), next.data(),
+                                   m.data(),        v.data(), kCount,   kFirst,   false};
+  std::vector<float> exact_p(kCount, 1.0f), exact(kCount), zeros(kCount, 0.0f), none(kCount);
+  const AdamWSlice in_f32 = {gradient.data(), exact_p.data(), zeros.data(), zeros.data(),
+                             exact.data(),    none.data(),    none.data(),  nullptr,
+                             kCount,          false};
+  Stream stream(1);
+  AdamWRounded(stream, {&slice, 1}, kRoundedStep, 5);
+  AdamW(stream, {&in_f32, 1}, kRoundedStep);
+  for (int64_t i = 0; i < kCount; ++i) {
+    const int64_t element = kFirst + i;
+    const uint32_t random =
+        RoundingBitsOf(RoundingBits(5, kRoundedStep.t, element / 8), element % 8);
+    ASSERT_EQ(next[i].bits, RoundStochastically(exact[i], random).bits) << i;
+  }
+  EXPECT_TRUE(std::isnan(ToFloat(next[7])));
 }
 
 TEST(AdamWRoundedTest, SmallStepsAreNotLost) {
