@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <condition_variable>
 #include <filesystem>
@@ -152,15 +153,30 @@ class CoordinatorServer::Impl {
     }
     ASSIGN_OR_RETURN(lock_, RunLock::Take(options_.run_dir));
     ASSIGN_OR_RETURN(const std::vector<JournalRecord> records, ReadJournal(options_.run_dir));
-    generation_ = Summarize(records).generation + 1;
+    const JournalSummary before = Summarize(records);
+    generation_ = before.generation + 1;
     ASSIGN_OR_RETURN(const MetricsSoFar so_far, CutMetrics(options_.run_dir, options_.start_step));
     RETURN_IF_ERROR(journal_.Open(options_.run_dir));
+    NoteCheckpoints(before.checkpoints);
     RETURN_IF_ERROR(metrics_.Open(options_.run_dir + "/metrics.jsonl"));
     RETURN_IF_ERROR(events_.Open(options_.run_dir + "/events.jsonl"));
     tensorboard_.Open(options_.run_dir + "/tensorboard", options_.clock->WallSeconds(),
                       generation_);
     state_ = std::make_unique<CoordinatorState>(StateOptions(options_, generation_, so_far));
     return OkStatus();
+  }
+
+  // The journal learns what is there now: checkpoints were set aside, or the run has another store.
+  void NoteCheckpoints(const std::vector<int64_t>& noted) {
+    const auto note = [this](const char* kind, const std::vector<int64_t>& in,
+                             const std::vector<int64_t>& not_in, const char* reason) {
+      for (const int64_t step : in) {
+        if (std::binary_search(not_in.begin(), not_in.end(), step)) continue;
+        journal_.Write({kind, generation_, step, reason});
+      }
+    };
+    note("checkpoint_deleted", noted, options_.checkpoints, "no longer in checkpoint.store");
+    note("checkpoint", options_.checkpoints, noted, "found in checkpoint.store");
   }
 
   // All below runs on the server's thread.

@@ -172,6 +172,7 @@ TEST_F(ContinuationTest, AnotherStoreTakesTheCheckpointAlong) {
   EXPECT_EQ(HashOf("run/checkpoints"), HashOf("quiet@4"));
   EXPECT_TRUE(place_.Exists("run/checkpoints/step_00000002/manifest.json"));
   EXPECT_FALSE(place_.Exists("stores/new/step_00000002"));
+  EXPECT_EQ(Json::parse(place_.Run("status run --json").out)["checkpoints"], Json({4, 6}));
 
   ExpectDone("--set run.dir=quiet --set lr_schedule.steps=7");
   outcome = RunTrain("--set lr_schedule.steps=7");  // back to where older ones are
