@@ -58,4 +58,8 @@ Result<YAML::Node> ParseYamlDocument(const std::string& text, const std::string&
   }
 }
 
+bool IsWrittenAsText(const YAML::Node& node) {
+  return node.IsScalar() && (node.Tag() == "!" || node.Tag() == "tag:yaml.org,2002:str");
+}
+
 }  // namespace trireme

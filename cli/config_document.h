@@ -13,4 +13,7 @@ namespace trireme {
 // knows it, the line: what is not valid YAML, and a second document.
 Result<YAML::Node> ParseYamlDocument(const std::string& text, const std::string& place);
 
+// Whether it is a text whatever it looks like: "200" in quotes, or !!str 200.
+bool IsWrittenAsText(const YAML::Node& node);
+
 }  // namespace trireme

@@ -34,11 +34,6 @@ std::string Shown(const YAML::Node& node) {
   return text;
 }
 
-// Whether it is a text whatever it looks like: "200" in quotes, or !!str 200.
-bool IsWrittenAsText(const YAML::Node& node) {
-  return node.IsScalar() && (node.Tag() == "!" || node.Tag() == "tag:yaml.org,2002:str");
-}
-
 class Reader {
  public:
   // `override_text`: the text of --set, empty while reading the file.

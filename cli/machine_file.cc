@@ -33,10 +33,11 @@ class MachineFileReader {
                                                   double* value) const {
     return [=, this](const YAML::Node& node) -> Status {
       double number = 0;
-      if (!node.IsScalar() || !YAML::convert<double>::decode(node, number) ||
-          !(number > 0 && number <= most)) {
-        return Refuse(node, StrCat(name, ": ", node.IsScalar() ? node.Scalar() : "no number",
-                                   ": expected a number above 0",
+      if (!node.IsScalar() || IsWrittenAsText(node) ||
+          !YAML::convert<double>::decode(node, number) || !(number > 0 && number <= most)) {
+        const char* quote = IsWrittenAsText(node) ? "\"" : "";
+        const std::string found = node.IsScalar() ? node.Scalar() : "no number";
+        return Refuse(node, StrCat(name, ": ", quote, found, quote, ": expected a number above 0",
                                    most < 1e300 ? StrCat(" and at most ", most) : ""));
       }
       *value = number * unit;

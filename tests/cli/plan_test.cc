@@ -280,6 +280,7 @@ TEST_F(PlanTest, AMachineThatSaysNonsenseIsOneLine) {
   };
   refused("name: x\nspeed: 3\n", "machine.yaml:2: speed: unknown key: expected one of name, ");
   refused("name: x\nmemory_gib: -1\n", "machine.yaml:2: memory_gib: -1: expected a number above 0");
+  refused("memory_gib: \"80\"\n", "machine.yaml:1: memory_gib: \"80\": expected a number above 0");
   refused("name: x\nreach: {memory: 1.5}\n", "reach.memory: 1.5: expected a number above 0 and at");
   refused("name: x\n", "peak_tflops: missing");
   refused("name: [x", "machine.yaml:");
