@@ -253,6 +253,12 @@ TEST(ConfigKeysTest, EveryFieldHasARowAndEveryRowAField) {
   EXPECT_THAT(rows, testing::UnorderedElementsAreArray(fields));
 }
 
+TEST(ConfigKeysTest, WhatDoesNothingYetSaysSo) {
+  for (const char* path : {"recovery.spares", "recovery.redundancy"}) {
+    EXPECT_THAT(FindConfigKey(path)->meaning, testing::HasSubstr("not built yet")) << path;
+  }
+}
+
 TEST(ExamplesTest, EveryExampleLoads) {
   int count = 0;
   for (const auto& entry : std::filesystem::directory_iterator(TRIREME_SOURCE_DIR "/examples")) {
