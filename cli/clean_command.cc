@@ -102,33 +102,33 @@ Status RunClean(CleanCommand& options) {
 std::function<Status()> SetUpClean(CommandLine& line) {
   auto options = std::make_shared<CleanCommand>();
   line.Add("text", options->text,
-           "Files, folders or globs of .txt .md .html .jsonl .csv .tsv; .gz .zst .bz2 .tar too")
+           "files, folders or globs of .txt .md .html .jsonl .csv .tsv; .gz .zst .bz2 .xz .tar too")
       .Required();
-  line.Add("--out", options->out, "What to write: NAME.jsonl.zst, .jsonl.gz or .jsonl").Required();
+  line.Add("--out", options->out, "what to write: NAME.jsonl.zst, .jsonl.gz or .jsonl").Required();
   line.Add("--field", options->clean.source.field,
-           "Key of jsonl or column of csv and tsv that holds the text (default: text)");
+           "key of jsonl or column of csv and tsv that holds the text (default: text)");
   line.Add("--html", options->html,
-           "Which documents are HTML: auto (files named .html), always, never")
+           "which documents are HTML: auto (files named .html), always, never")
       .OneOf({"auto", "always", "never"});
-  line.Flag("--lowercase", options->clean.lowercase, "Lower-case everything");
+  line.Flag("--lowercase", options->clean.lowercase, "lower-case everything");
   line.Add("--encoding", options->clean.encoding,
-           "Encoding of what is not UTF-8 and declares none, for example windows-1252");
+           "encoding of what is not UTF-8 and declares none, for example windows-1252");
   line.Add("--min-characters", options->clean.characters_min,
-           "Drop documents with fewer characters (default: 5)");
+           "drop documents with fewer characters (default: 5)");
   line.Add("--max-characters", options->clean.characters_max,
-           "Drop documents with more characters (default: any number)");
+           "drop documents with more characters (default: any number)");
   line.Add("--max-symbol-share", options->clean.symbol_share_max,
-           "Drop documents with a larger share of symbols and punctuation (default: 0.5)");
-  line.Flag("--keep-near-duplicates", options->keep_near_duplicates, "Drop equal documents alone");
-  line.Flag("--keep-duplicates", options->keep_duplicates, "Drop no duplicates");
+           "drop documents with a larger share of symbols and punctuation (default: 0.5)");
+  line.Flag("--keep-near-duplicates", options->keep_near_duplicates, "drop equal documents alone");
+  line.Flag("--keep-duplicates", options->keep_duplicates, "drop no duplicates");
   AddDocumentLimit(line, &options->document_mib_max);
-  line.Add("--threads", options->clean.threads, "Threads (default: all cores)");
+  line.Add("--threads", options->clean.threads, "threads (default: all cores)");
   AddJsonOption(line, &options->json);
   return [options] { return RunClean(*options); };
 }
 
 const RegisterCommand kCleanCommand({"clean",
-                                     "Clean, filter and de-duplicate a corpus; report every reason",
+                                     "clean, filter and de-duplicate a corpus; report every reason",
                                      "trireme clean corpus/ --out clean.jsonl.zst", SetUpClean});
 
 }  // namespace

@@ -8,7 +8,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <set>
+#include <map>
 
 #include "cli/config_document.h"
 #include "cli/config_fields.h"
@@ -41,7 +41,7 @@ class Reader {
       : name_(std::move(name)), override_text_(std::move(override_text)), places_(places) {}
 
   Status ReadSection(const YAML::Node& node, const std::string& prefix, Message* message) {
-    std::set<std::string> seen;
+    std::map<std::string, std::pair<std::string, std::string>> seen;  // as written, with its value
     const std::string shown = ShownPrefix(prefix);
     for (const auto& entry : node) {
       if (!entry.first.IsScalar()) {
@@ -60,8 +60,16 @@ class Reader {
         RETURN_IF_ERROR(CheckUnknown(entry.first, entry.second, prefix, *message));
         continue;
       }
-      if (!seen.insert(key).second) {
-        return Error(entry.first, shown + written, Shown(entry.second), "each key once");
+      const std::string value = Shown(entry.second);
+      const auto [first, is_new] = seen.try_emplace(key, written, value);
+      if (!is_new) {
+        // A config.json of GPT-2 names its length twice.
+        const auto& [other, said] = first->second;
+        const bool is_length = written != other && (written == "n_ctx" || other == "n_ctx");
+        if (is_length && value == said) continue;
+        return Error(entry.first, shown + written, value,
+                     StrCat("each key once",
+                            is_length ? StrCat(", or the ", said, " of ", other) : std::string()));
       }
       places_->Record(prefix + key, Place(entry.first), shown + written);
       RETURN_IF_ERROR(ReadField(entry.first, entry.second, prefix + key, *field, message));
@@ -130,7 +138,9 @@ class Reader {
       return ReadSection(value, path + ".", reflection->MutableMessage(message, &field));
     }
     if (field.is_repeated()) return ReadList(at, value, path, field, message);
-    return SetValue(at, value, shown, field, message);
+    // Llama 3's chat models name several ends of a text; as of a config.json, the first is taken.
+    const bool has_several = path.ends_with("_token_id") && value.IsSequence() && value.size() > 0;
+    return SetValue(at, has_several ? value[0] : value, shown, field, message);
   }
 
   // A list, or one item without the brackets. An item of a list of sections may be its first

@@ -75,25 +75,25 @@ Status RunPack(PackCommand& options) {
 std::function<Status()> SetUpPack(CommandLine& line) {
   auto options = std::make_shared<PackCommand>();
   line.Add("text", options->text,
-           "Files, folders or globs of .txt .md .html .jsonl .csv .tsv; .gz .zst .bz2 .tar too")
+           "files, folders or globs of .txt .md .html .jsonl .csv .tsv; .gz .zst .bz2 .xz .tar too")
       .Required();
-  line.Add("--tokenizer", options->tokenizer, "Tokenizer file or folder").Required();
-  line.Add("--out", options->pack.out, "Name of the token files, with or without .bin").Required();
+  line.Add("--tokenizer", options->tokenizer, "tokenizer file or folder").Required();
+  line.Add("--out", options->pack.out, "name of the token files, with or without .bin").Required();
   line.Add("--validation", options->pack.validation,
-           "Share of the tokens, from the end, that becomes NAME_validation");
+           "share of the tokens, from the end, that becomes NAME_validation");
   line.Add("--field", options->pack.source.field,
-           "Key of jsonl or column of csv and tsv that holds the text (default: text)");
+           "key of jsonl or column of csv and tsv that holds the text (default: text)");
   line.Add("--end-of-text", options->end_of_text,
-           "Id that ends every document (default: the tokenizer's)");
-  line.Add("--pattern", options->pattern, "Pre-tokenisation of a tiktoken file that carries none");
+           "id that ends every document (default: the tokenizer's)");
+  line.Add("--pattern", options->pattern, "pre-tokenisation of a tiktoken file that carries none");
   AddDocumentLimit(line, &options->document_mib_max);
-  line.Add("--threads", options->pack.threads, "Threads (default: all cores)");
+  line.Add("--threads", options->pack.threads, "threads (default: all cores)");
   AddJsonOption(line, &options->json);
   return [options] { return RunPack(*options); };
 }
 
 const RegisterCommand kPackCommand(
-    {"pack", "Encode text into token files for training",
+    {"pack", "encode text into token files for training",
      "trireme pack clean.jsonl.zst --tokenizer tokenizer.json --out data/corpus --validation 0.01",
      SetUpPack});
 

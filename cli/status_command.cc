@@ -24,7 +24,9 @@ const RegisterCommand kStatusCommand(
      [](CommandLine& line) -> std::function<Status()> {
        const auto options = std::make_shared<StatusOptions>();
        line.Add("run_dir", options->run_dir, "the run's folder (run.dir)").Required();
-       line.Add("--events", options->events, "how many events to show").Range(0, 1'000'000);
+       line.Add("--events", options->events, "how many events to show")
+           .Range(0, 1'000'000)
+           .ShowDefault();
        line.Flag("--json", options->json, "print one JSON object");
        return [options] { return PrintStatus(*options); };
      }});

@@ -254,36 +254,36 @@ Status RunShow(const TokenizerUseOptions& options) {
 }
 
 void AddTokenizerOptions(CommandLine& line, TokenizerUseOptions* options, const std::string& name) {
-  line.Add(name, options->tokenizer, "Tokenizer file or folder").Required();
+  line.Add(name, options->tokenizer, "tokenizer file or folder").Required();
   line.Add("--pattern", options->pattern,
-           "Pre-tokenisation of a tiktoken file that carries none: gpt2, cl100k, o200k, "
+           "pre-tokenisation of a tiktoken file that carries none: gpt2, cl100k, o200k, "
            "llama3, qwen or a regular expression");
 }
 
 CommandLine SetUpTokenizerTrain(CommandLine& line, TokenizerTrainOptions* options) {
-  CommandLine train = line.Subcommand("train", "Learn a vocabulary from text");
-  train.Add("text", options->text, "Files, folders or globs of text, see trireme clean").Required();
+  CommandLine train = line.Subcommand("train", "learn a vocabulary from text");
+  train.Add("text", options->text, "files, folders or globs of text, see trireme clean").Required();
   train.Add("--vocab-size", options->vocab_size,
-            "Tokens, with the special ones and 256 bytes (default: 8192)");
+            "tokens, with the special ones and 256 bytes (default: 8192)");
   train.Add("--out", options->out, "tokenizer.json to write").Required();
   train.Add("--type", options->type, "bpe, wordpiece or unigram (default: bpe)")
       .OneOf({"bpe", "wordpiece", "unigram"});
   train.Add("--pattern", options->pattern,
-            "Cuts words: gpt2, cl100k, o200k, llama3, qwen or a regular expression "
+            "cuts words: gpt2, cl100k, o200k, llama3, qwen or a regular expression "
             "(default: cl100k)");
   train.Add("--min-frequency", options->min_frequency,
-            "Do not merge pairs that stand less often (default: 0)");
+            "do not merge pairs that stand less often (default: 0)");
   train
       .Add("--special", options->special,
-           "Special tokens, repeatable; the first ends documents unless <|endoftext|> is "
+           "special tokens, repeatable; the first ends documents unless <|endoftext|> is "
            "among them (default: <|endoftext|>)")
       .OneValueEach();
   train.Add("--field", options->field,
-            "Key of jsonl or column of csv and tsv that holds the text (default: text)");
-  train.Add("--threads", options->threads, "Threads (default: all cores)").Range(0, 1024);
-  train.Flag("--json", options->json, "Print the summary as one JSON object");
+            "key of jsonl or column of csv and tsv that holds the text (default: text)");
+  train.Add("--threads", options->threads, "threads (default: all cores)").Range(0, 1024);
+  train.Flag("--json", options->json, "print the summary as one JSON object");
   train.Footer(
-      "Memory grows with the distinct words of the corpus, not with its length.\nExample:\n"
+      "Memory grows with the distinct words of the corpus, not with its length.\n\nExample:\n"
       "  trireme tokenizer train clean.jsonl.zst --vocab-size 8192 --out tokenizer.json");
   return train;
 }
@@ -293,23 +293,23 @@ std::function<Status()> SetUpTokenizer(CommandLine& line) {
   auto use_options = std::make_shared<TokenizerUseOptions>();
   CommandLine train = SetUpTokenizerTrain(line, train_options.get());
 
-  CommandLine encode = line.Subcommand("encode", "Lines of stdin to ids");
+  CommandLine encode = line.Subcommand("encode", "lines of stdin to ids");
   AddTokenizerOptions(encode, use_options.get(), "--tokenizer");
   encode.Flag("--special", use_options->special,
-              "Special tokens in the text become ids, and the tokenizer's own are added");
-  encode.Flag("--jsonl", use_options->jsonl, "In: {\"text\"}, out: {\"ids\"}");
+              "special tokens in the text become ids, and the tokenizer's own are added");
+  encode.Flag("--jsonl", use_options->jsonl, "in: {\"text\"}, out: {\"ids\"}");
   encode.Footer("Example:\n  echo \"Hello\" | trireme tokenizer encode --tokenizer tokenizer.json");
 
-  CommandLine decode = line.Subcommand("decode", "Lines of ids on stdin to text");
+  CommandLine decode = line.Subcommand("decode", "lines of ids on stdin to text");
   AddTokenizerOptions(decode, use_options.get(), "--tokenizer");
-  decode.Flag("--jsonl", use_options->jsonl, "In: {\"ids\"}, out: {\"text\"}");
+  decode.Flag("--jsonl", use_options->jsonl, "in: {\"ids\"}, out: {\"text\"}");
   decode.Footer(
       "Example:\n  echo \"72 105\" | trireme tokenizer decode --tokenizer tokenizer.json");
 
-  CommandLine show = line.Subcommand("show", "What a tokenizer is");
+  CommandLine show = line.Subcommand("show", "what a tokenizer is");
   AddTokenizerOptions(show, use_options.get(), "tokenizer");
-  show.Add("--id", use_options->ids, "Print the text of this token too, repeatable").OneValueEach();
-  show.Flag("--json", use_options->json, "Print one JSON object");
+  show.Add("--id", use_options->ids, "print the text of this token too, repeatable").OneValueEach();
+  show.Flag("--json", use_options->json, "print one JSON object");
   show.Footer("Example:\n  trireme tokenizer show tokenizer.json");
 
   return [=]() -> Status {
@@ -321,7 +321,7 @@ std::function<Status()> SetUpTokenizer(CommandLine& line) {
 }
 
 const RegisterCommand kTokenizerCommand(
-    {"tokenizer", "Train a tokenizer, or use one on stdin",
+    {"tokenizer", "train a tokenizer, or use one on stdin",
      "trireme tokenizer train clean.jsonl.zst --vocab-size 8192 --out tokenizer.json",
      SetUpTokenizer});
 

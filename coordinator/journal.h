@@ -17,8 +17,8 @@ namespace trireme {
 std::string JournalPath(const std::string& run_dir);
 std::string EncodeJournalRecord(const JournalRecord& record);
 
-// All records; none when there is no journal. A last line that is torn or whose checksum is wrong
-// is left out; a bad line before the last is kDataLoss with its line number.
+// All records; none when there is no journal. A last line without its line end is torn and left
+// out; any other that does not match its checksum is kDataLoss with its line number.
 Result<std::vector<JournalRecord>> ReadJournal(const std::string& run_dir);
 
 // What a journal amounts to.

@@ -1,6 +1,7 @@
 // What does not need a corpus: names, options, reports, runs that cannot be.
 #include <gmock/gmock.h>
 
+#include <cctype>
 #include <nlohmann/json.hpp>
 
 #include "tests/cli/small_run.h"
@@ -47,7 +48,9 @@ TEST(CommandLineTest, EveryCommandHasHelpWithAnExample) {
     const Outcome outcome = place.Run(name + " --help");
     EXPECT_EQ(outcome.exit_code, 0) << name;
     EXPECT_THAT(outcome.out, AllOf(HasSubstr("Example:\n"), HasSubstr("trireme " + name + " ")));
+    EXPECT_TRUE(std::islower(outcome.out[0])) << "all are written alike: " << outcome.out;
   }
+  EXPECT_THAT(place.Run("status --help").out, HasSubstr("--events INT:INT in [0 - 1000000]=10"));
   EXPECT_EQ(place.Run("--version").out, "trireme 0.1.0\n");
 }
 

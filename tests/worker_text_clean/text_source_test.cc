@@ -91,6 +91,32 @@ TEST_F(TextSourceTest, FoldersAndGlobsComeSorted) {
   EXPECT_THAT(ReadTexts({Path("c/b.txt"), Path("c/B.txt")}), ElementsAre("b", "B"));
 }
 
+TEST_F(TextSourceTest, AFolderAndATarOfItLeaveOutTheSame) {
+  const std::vector<std::pair<std::string, std::string>> files = {{"d/a.txt", "read"},
+                                                                  {"d/.b.txt", "hidden"},
+                                                                  {"d/.git/c.txt", "hidden"},
+                                                                  {"d/e/.f/g.txt", "hidden"},
+                                                                  {"d/picture.jpg", "skipped"}};
+  for (const auto& [name, text] : files) Write(name, text);
+  const auto read = [](const std::string& path) {
+    auto source = TextSource::Open({path}, {}).value();
+    std::vector<std::string> texts;
+    Document document;
+    while (source->Next(&document).value()) texts.push_back(document.text);
+    EXPECT_EQ(source->files_skipped(), 4) << path;
+    return texts;
+  };
+  EXPECT_THAT(read(Path("d")), ElementsAre("read"));
+  EXPECT_THAT(read(Write("d.tar", Tar(files, ""))), ElementsAre("read"));
+  EXPECT_THAT(read(Write("dot.tar", Tar({{"./a.txt", "read"},
+                                         {"./.b.txt", "hidden"},
+                                         {"./.git/c.txt", "hidden"},
+                                         {"./.git/../.h/i.txt", "hidden"},
+                                         {"./j.jpg", "skipped"}},
+                                        ""))),
+              ElementsAre("read"));
+}
+
 TEST_F(TextSourceTest, ByteOrderMarksAreUnderstood) {
   EXPECT_THAT(ReadTexts({Write("a.txt", "\xEF\xBB\xBFhi")}), ElementsAre("hi"));
   EXPECT_THAT(ReadTexts({Write("b.txt", std::string("\xFF\xFEh\0\xE9\0\x3D\xD8\0\xDE", 10))}),

@@ -19,9 +19,11 @@ using Content = TextKind::Content;
 constexpr const char* kKinds =
     ".txt .md .html .jsonl .csv .tsv, plain or .gz .zst .bz2 .xz, or a .tar of these";
 
-bool IsHidden(const std::string& path) {
-  const std::string name = fs::path(path).filename().string();
-  return !name.empty() && name[0] == '.';
+// Whether the path, or a folder in it, is hidden; "." and ".." are not.
+bool IsHidden(const fs::path& path) {
+  return std::any_of(path.begin(), path.end(), [](const fs::path& part) {
+    return part.native().starts_with('.') && part != "." && part != "..";
+  });
 }
 
 struct InputFile {
@@ -36,8 +38,9 @@ Status AddFolder(const std::string& folder, std::vector<InputFile>* files, int64
   for (; !error && it != fs::recursive_directory_iterator(); it.increment(error)) {
     const std::string path = it->path().string();
     std::error_code ignored;
-    if (IsHidden(path)) {
+    if (IsHidden(it->path().filename())) {  // a folder counts as one
       if (it->is_directory(ignored)) it.disable_recursion_pending();
+      ++*skipped;
       continue;
     }
     if (!it->is_regular_file(ignored)) continue;

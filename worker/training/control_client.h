@@ -90,10 +90,10 @@ class ControlClient {
   // one). Blocks until the step is granted, or the run stops before it. An error ends the run.
   Result<StepOrders> AwaitBudget(int64_t step);
 
-  // Names where this worker is; heartbeats carry it. data, forward, backward, reduce, update are
-  // phases of a step, whose durations the coordinator learns; names that start with "wait" may last
-  // for ever. Cheap. Also a named fault point (cluster/base/fault.h) of the step that
-  // AwaitBudget granted last.
+  // Names where this worker is; heartbeats carry it. "data", "pipeline", "reduce" and "update",
+  // with what may follow a dot, are phases of a step, whose durations the coordinator learns; names
+  // that start with "wait" may last for ever. Cheap. Also a named fault point
+  // (cluster/base/fault.h) of the step that AwaitBudget granted last.
   void SetPhase(std::string_view phase, int64_t microbatch = 0);
   // A fault point that is no phase. The action `silent` is this client's own: it sends no more
   // heartbeats and returns once its lease has lapsed.
