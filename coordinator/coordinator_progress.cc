@@ -104,6 +104,10 @@ void CoordinatorState::OnStepReport(WorkerId id, const proto::ToCoordinator& mes
     return;
   }
   if (!tally.complete()) return;
+  // Measured before the first step, maybe on busy hosts: what a step reaches is a peak, too.
+  if (peak_flop_per_second_ > 0) {
+    peak_flop_per_second_ = std::max(peak_flop_per_second_, tally.flop_per_second());
+  }
   // Every worker reports its steps in order, so this is the next one.
   const StepMetrics metrics =
       tally.Metrics(report.step(), label_tokens_, peak_flop_per_second_, options_.generation);

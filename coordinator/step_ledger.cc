@@ -103,7 +103,7 @@ StepMetrics StepTally::Metrics(int64_t step, int64_t label_tokens_before,
   metrics.step_ms = seconds_ * 1e3;
   if (seconds_ > 0) {
     metrics.tokens_per_second = static_cast<double>(loss_.label_tokens()) / seconds_;
-    if (peak_flop_per_second > 0) metrics.mfu = flop_ / seconds_ / peak_flop_per_second;
+    if (peak_flop_per_second > 0) metrics.mfu = flop_per_second() / peak_flop_per_second;
   }
   metrics.memory_bytes_max = memory_bytes_;
   metrics.generation = generation;

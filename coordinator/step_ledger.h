@@ -44,6 +44,8 @@ class StepTally {
   // that disagree.
   Status Add(const proto::StepReport& report, int rank, int part_of_model);
   bool complete() const { return missing_ == 0; }
+  // Of all workers together; 0 where it is not known.
+  double flop_per_second() const { return seconds_ > 0 ? flop_ / seconds_ : 0; }
   // peak_flop_per_second: of all workers together, 0 when it is not known.
   StepMetrics Metrics(int64_t step, int64_t label_tokens_before, double peak_flop_per_second,
                       uint64_t generation) const;

@@ -6,7 +6,6 @@
 
 #include <cerrno>
 #include <charconv>
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -63,15 +62,6 @@ Result<Endpoint> ReadEndpoint(const std::string& path) {
     return DataLossError(StrCat(path, ": expected {\"address\": ..., \"secret\": ...}"));
   }
   return endpoint;
-}
-
-Result<Endpoint> EndpointFromEnvironment() {
-  const char* address = std::getenv("TRIREME_COORDINATOR");
-  const char* secret = std::getenv("TRIREME_SECRET");
-  if (address == nullptr || secret == nullptr) {
-    return NotFoundError("TRIREME_COORDINATOR and TRIREME_SECRET are not set");
-  }
-  return Endpoint{address, secret};
 }
 
 Status SplitAddress(const std::string& address, std::string* host, uint16_t* port) {

@@ -20,10 +20,6 @@ Status WriteEndpoint(const std::string& path, const Endpoint& endpoint);
 // kNotFound when there is no such file, kDataLoss when it is not an endpoint.
 Result<Endpoint> ReadEndpoint(const std::string& path);
 
-// TRIREME_COORDINATOR and TRIREME_SECRET, for launchers that hand the endpoint over; kNotFound when
-// they are not set.
-Result<Endpoint> EndpointFromEnvironment();
-
 // The two halves of an address. kInvalidArgument names what is wrong with it.
 Status SplitAddress(const std::string& address, std::string* host, uint16_t* port);
 

@@ -33,13 +33,16 @@ TEST_F(BadInputTest, CorporaThatHoldNothing) {
 TEST_F(BadInputTest, TokenFilesThatAreMissingTruncatedOrTooRich) {
   MakeTokens();
   ExpectRefused(place_.Run("train run.yaml --set data.train=nowhere"), 3, "nowhere");
-  ExpectRefused(place_.Run("train run.yaml --set model.vocab_size=200"), 2, "vocab");
+  ExpectRefused(place_.Run("train run.yaml --set model.vocab_size=200"), 2,
+                "--set model.vocab_size=200: model.vocab_size: 200: expected at least the 300 "
+                "tokens of the tokenizer of corpus_train");
   EXPECT_FALSE(place_.Exists("run"));
   // The same where the files do not say what vocabulary they have.
   const std::string record = place_.Read("corpus_train.json");
   std::filesystem::remove(place_.Path("corpus_train.json"));
-  ExpectRefused(place_.Run("train run.yaml --set model.vocab_size=200"), 2,
-                "but model.vocab_size is 200");
+  ExpectRefused(place_.Run("train run.yaml --set model.vocab_size=200 --set "
+                           "data.validation=corpus_train"),
+                2, "but model.vocab_size is 200");
   EXPECT_FALSE(place_.Exists("run"));
   place_.Write("corpus_train.json", record);
   const std::string bytes = place_.Read("corpus_train.bin");
