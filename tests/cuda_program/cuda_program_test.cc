@@ -121,6 +121,19 @@ TEST_F(CudaProgramTest, ARunGoesOnOnTheOtherDevice) {
   ExpectSameCurve("gpu", "cpu");
 }
 
+// bf16 weights go to checkpoints and come back as they are, rounded at random as if nothing had
+// been between.
+TEST_F(CudaProgramTest, WeightsWithoutMastersGoOnWithTheSameBits) {
+  const std::string precision =
+      "--set precision.compute=bfloat16 --set precision.master=bfloat16 "
+      "--set lr_schedule.name=constant --set run.dir=";
+  ASSERT_EQ(Train(precision + "whole").exit_code, 0);
+  ASSERT_EQ(Train(precision + "again --set lr_schedule.steps=2").exit_code, 0);
+  const Outcome outcome = Train(precision + "again --set layout.data=2 --set layout.zero=1");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(Hash("again"), Hash("whole"));
+}
+
 TEST_F(CudaProgramTest, AutoTakesTheGpuThatIsThere) {
   const Outcome outcome = Train("--set device=auto --set lr_schedule.steps=1");
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
