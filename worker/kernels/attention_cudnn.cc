@@ -110,6 +110,8 @@ class Library {
   explicit Library(int gpu) : gpu_(gpu) {}
   Status Open();
   Result<Kept> Make(const AttentionProblem& problem);
+  // takes_too_much: set where the fastest engine would take too much workspace, whose turn is then
+  // with a smaller part. Null: any engine will do.
   Result<Kept> MakePart(const AttentionProblem& problem, const AttentionPart& part,
                         bool* takes_too_much);
   void RunPart(Stream& stream, const cudnn::Plan& plan, const Operands& operands);
@@ -160,9 +162,11 @@ Result<Library::Kept> Library::MakePart(const AttentionProblem& problem, const A
     if (plan.ok() && plan->workspace_bytes <= WorkspaceBytesMax()) {
       return Kept{std::move(proposals), std::move(*plan), part};
     }
-    *takes_too_much |= plan.ok();
     reason = plan.ok() ? NotFoundError(StrCat("workspace of ", plan->workspace_bytes, " bytes"))
                        : plan.status();
+    if (!plan.ok() || takes_too_much == nullptr) continue;
+    *takes_too_much = true;
+    break;
   }
   return reason;
 }
@@ -174,20 +178,20 @@ Result<Library::Kept> Library::Make(const AttentionProblem& problem) {
   }
   const OutsideCapture outside(gpu_);
   Status reason;
-  std::optional<AttentionPart> part = AttentionPart{problem.batch, problem.key_heads};
-  for (; part; part = SmallerPart(*part)) {
+  const AttentionPart whole = {problem.batch, problem.key_heads};
+  for (std::optional<AttentionPart> part = whole; part; part = SmallerPart(*part)) {
     bool takes_too_much = false;
     auto kept = MakePart(problem, *part, &takes_too_much);
     if (kept.ok()) {
       const int64_t parts = problem.batch / part->sequences * (problem.key_heads / part->key_heads);
       LOG_IF(INFO, parts > 1) << "attention of " << problem.length << " positions goes in " << parts
-                              << " parts: as a whole it needs " << reason.message();
+                              << " parts: a larger one needs " << reason.message();
       return kept;
     }
     reason = kept.status();
     if (!takes_too_much || problem.length % kLengthStepOfParts != 0) break;
   }
-  return reason;
+  return MakePart(problem, whole, nullptr);
 }
 
 const Library::Kept* Library::PlanOf(const AttentionProblem& problem) {
