@@ -140,6 +140,20 @@ class AttentionPlanTest : public testing::Test {
     expect(backward, false);
   }
 
+  // By the library's count.
+  int64_t EngineNumber(const Descriptor& configured) {
+    const auto engine = Descriptor::Make(*api_, CUDNN_BACKEND_ENGINE_DESCRIPTOR);
+    cudnnBackendDescriptor_t raw = engine->get();
+    int64_t count = 0, number = -1;
+    EXPECT_EQ(api_->GetAttribute(configured.get(), CUDNN_ATTR_ENGINECFG_ENGINE,
+                                 CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &count, &raw),
+              CUDNN_STATUS_SUCCESS);
+    EXPECT_EQ(api_->GetAttribute(raw, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &count,
+                                 &number),
+              CUDNN_STATUS_SUCCESS);
+    return number;
+  }
+
   const Api* api_ = nullptr;
   Descriptor h100_;
 };
@@ -167,6 +181,25 @@ TEST_F(AttentionPlanTest, HopperRunsPartsOfWhatIsTooLarge) {
     EXPECT_EQ(problem.query_heads, part.key_heads * 4);
     EXPECT_EQ(problem.q_stride, whole.q_stride);
     ExpectPlans(h100_, PartOf(*call.Forward(), part), problem);
+  }
+}
+
+// The library proposes the engine of A100s.
+TEST_F(AttentionPlanTest, BlackwellsOwnEngineIsPreferredForADeterministicBackwardPass) {
+  if (api_->version < 91800) GTEST_SKIP() << "cuDNN " << api_->version << " has no such engine";
+  auto b200 = DeviceFrom(*api_, DeviceJson(1000, 148, 232448));
+  ASSERT_TRUE(b200.ok()) << b200.status().message();
+  const auto engines = [&](const Descriptor& device, const AttentionProblem& problem) {
+    std::vector<int64_t> numbers;
+    const auto proposals = ProposeAttention(*api_, device, problem, true);
+    EXPECT_TRUE(proposals.ok()) << proposals.status().message();
+    if (!proposals.ok()) return numbers;
+    for (const Descriptor& engine : proposals->engines) numbers.push_back(EngineNumber(engine));
+    return numbers;
+  };
+  for (const Call& call : {Call(1024, 25, 25, 64), Call(2048, 32, 8, 128), Call(1000, 12, 4, 64)}) {
+    EXPECT_EQ(engines(*b200, *call.Backward()), (std::vector<int64_t>{5, 7})) << call.q.length;
+    EXPECT_EQ(engines(h100_, *call.Backward()), (std::vector<int64_t>{6, 7})) << call.q.length;
   }
 }
 

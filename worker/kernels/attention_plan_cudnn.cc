@@ -207,7 +207,18 @@ Result<Proposals> ProposeAttention(const Api& api, const Descriptor& device,
   } else {
     graph.Forward();
   }
-  return graph.builder().Propose(device);
+  ASSIGN_OR_RETURN(Proposals proposals, graph.builder().Propose(device));
+  if (problem.backward() && deterministic) {
+    // Blackwell's engine takes this graph with two stages alone, in which it sums dQ in a fixed
+    // order (cudnn-frontend 1.19, its node of flash attention's backward pass), and is not proposed
+    // for it. Other generations do not have it.
+    constexpr int64_t kBlackwellBackward = 5;
+    constexpr EngineSetting kFixedOrder[] = {{CUDNN_KNOB_TYPE_KERNEL_CFG, 31},
+                                             {CUDNN_KNOB_TYPE_STAGES, 2}};
+    (void)Prefer(api, device, kBlackwellBackward, kFixedOrder, &proposals);
+  }
+  if (proposals.engines.empty()) return NotFoundError("cuDNN has no engine for the graph");
+  return proposals;
 }
 
 }  // namespace trireme::cudnn

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <initializer_list>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -39,9 +40,18 @@ Result<Descriptor> DeviceFrom(const Api& api, const std::string& json);
 
 // Ways in which the library would run a graph.
 struct Proposals {
-  std::vector<Descriptor> engines;  // with their settings; the expected fastest first, never empty
-  std::vector<Descriptor> graph;    // what they refer to
+  std::vector<Descriptor> engines;  // with their settings; the expected fastest first
+  std::vector<Descriptor> parts;    // what they refer to; the last is the graph
 };
+
+struct EngineSetting {
+  cudnnBackendKnobType_t knob;
+  int64_t value;
+};
+// Puts an engine that the library has and did not propose before those that it did. An error where
+// it has none of this number and settings for the graph on the device; the proposals stay then.
+Status Prefer(const Api& api, const Descriptor& device, int64_t engine,
+              std::span<const EngineSetting> settings, Proposals* proposals);
 
 // Ready to run any number of times.
 struct Plan {
@@ -78,8 +88,8 @@ class GraphBuilder {
   void Reduce(cudnnReduceTensorOp_t operation, int x, int y);
   void Reshape(int x, int y);
 
-  // What the library would run the graph with on the device; the builder is empty afterwards.
-  // kNotFound when it does not support the graph.
+  // What the library would run the graph with on the device, nothing where it does not support it;
+  // the builder is empty afterwards.
   Result<Proposals> Propose(const Descriptor& device);
 
  private:

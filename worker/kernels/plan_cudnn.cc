@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "worker/kernels/cudnn_plan.h"
@@ -254,12 +255,45 @@ Result<Proposals> GraphBuilder::Propose(const Descriptor& device) {
     if (!found.ok()) return found.status();
     for (Descriptor& engine : *found) proposals.engines.push_back(std::move(engine));
   }
-  if (proposals.engines.empty()) return NotFoundError("cuDNN has no engine for the graph");
   for (auto* part : {&tensors_, &details_, &operations_}) {
-    for (Descriptor& one : *part) proposals.graph.push_back(std::move(one));
+    for (Descriptor& one : *part) proposals.parts.push_back(std::move(one));
   }
-  proposals.graph.push_back(std::move(graph));
+  proposals.parts.push_back(std::move(graph));
   return proposals;
+}
+
+Status Prefer(const Api& api, const Descriptor& device, int64_t engine,
+              std::span<const EngineSetting> settings, Proposals* proposals) {
+  std::vector<Descriptor> parts;
+  std::vector<cudnnBackendDescriptor_t> raw;
+  for (const EngineSetting& setting : settings) {
+    ASSIGN_OR_RETURN(Descriptor choice,
+                     Descriptor::Make(api, CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR));
+    RETURN_IF_ERROR(
+        choice.Set(CUDNN_ATTR_KNOB_CHOICE_KNOB_TYPE, CUDNN_TYPE_KNOB_TYPE, 1, &setting.knob));
+    RETURN_IF_ERROR(
+        choice.Set(CUDNN_ATTR_KNOB_CHOICE_KNOB_VALUE, CUDNN_TYPE_INT64, 1, &setting.value));
+    RETURN_IF_ERROR(choice.Finalize());
+    raw.push_back(choice.get());
+    parts.push_back(std::move(choice));
+  }
+  ASSIGN_OR_RETURN(Descriptor chosen, Descriptor::Make(api, CUDNN_BACKEND_ENGINE_DESCRIPTOR));
+  RETURN_IF_ERROR(chosen.Set(CUDNN_ATTR_ENGINE_OPERATION_GRAPH, proposals->parts.back()));
+  RETURN_IF_ERROR(chosen.Set(CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &engine));
+  RETURN_IF_ERROR(chosen.Set(CUDNN_ATTR_ENGINE_DEVICEPROP, device));
+  RETURN_IF_ERROR(chosen.Finalize());
+  ASSIGN_OR_RETURN(Descriptor configured,
+                   Descriptor::Make(api, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR));
+  RETURN_IF_ERROR(configured.Set(CUDNN_ATTR_ENGINECFG_ENGINE, chosen));
+  RETURN_IF_ERROR(configured.Set(CUDNN_ATTR_ENGINECFG_KNOB_CHOICES, CUDNN_TYPE_BACKEND_DESCRIPTOR,
+                                 static_cast<int64_t>(raw.size()), raw.data()));
+  RETURN_IF_ERROR(configured.Finalize());
+  parts.push_back(std::move(chosen));
+  proposals->engines.insert(proposals->engines.begin(), std::move(configured));
+  // Before the graph.
+  proposals->parts.insert(proposals->parts.begin(), std::make_move_iterator(parts.begin()),
+                          std::make_move_iterator(parts.end()));
+  return OkStatus();
 }
 
 Result<Plan> MakePlan(const Api& api, const Descriptor& device, const Descriptor& engine) {
