@@ -4,8 +4,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <filesystem>
+#include <future>
 #include <iostream>
 #include <memory>
 #include <numeric>
@@ -43,7 +45,8 @@ struct Bootstrap {
   int32_t bf16 = 0;
   int32_t on_gpu = 0;
   int32_t threads = 0;
-  int32_t exit_code = -1;  // not negative: there is nothing to run, leave with it
+  int32_t exit_code = -1;    // not negative: there is nothing to run, leave with it
+  int32_t is_preparing = 0;  // all else is still to come
   char address[256] = "";
   char secret[256] = "";
   char log_dir[1024] = "";
@@ -247,8 +250,8 @@ Status TrainInThreads(const TrainCommand& command) {
   return verdict;
 }
 
-Status Await(Work work, Micros timeout) {
-  const Status status = work.Wait(timeout);
+Status Await(Work work) {
+  const Status status = work.Wait(120'000'000);
   if (!status.ok()) work.Abandon();
   return status;
 }
@@ -271,15 +274,11 @@ class Meeting {
     for (int rank = 0; rank < world_->world_size(); ++rank) {
       pieces.push_back({rank, rank * kBytes, (rank + 1) * kBytes});
     }
-    return Await(
-        group_->AllGather({hosts_.data(), static_cast<int64_t>(hosts_.size()) * kBytes, DType::kU8},
-                          pieces),
-        120'000'000);
+    return Await(group_->AllGather(
+        {hosts_.data(), static_cast<int64_t>(hosts_.size()) * kBytes, DType::kU8}, pieces));
   }
-  // Until then rank 0 verifies checkpoints and may copy one to another store.
   Status Share(Bootstrap* bootstrap) {
-    constexpr Micros kHour = 3600'000'000;
-    return Await(group_->Broadcast({bootstrap, sizeof(*bootstrap), DType::kU8}, 0), kHour);
+    return Await(group_->Broadcast({bootstrap, sizeof(*bootstrap), DType::kU8}, 0));
   }
 
   // Of the workers, by rank from 1.
@@ -307,11 +306,30 @@ class Meeting {
   std::vector<HostFacts> hosts_;
 };
 
+// Verifying checkpoints, or copying one to another store, takes as long as it takes: the others
+// hear now and then that rank 0 is still at it.
+Result<TrainingRun> PrepareInTouch(const TrainCommand& command, int processes, Meeting* meeting) {
+  using std::chrono::milliseconds;
+  auto run = std::async(std::launch::async,
+                        [&] { return Prepare(command, processes, meeting->WorkerHosts()); });
+  Bootstrap still;
+  still.is_preparing = 1;
+  for (milliseconds wait(10); run.wait_for(wait) != std::future_status::ready;) {
+    const Status heard = meeting->Share(&still);
+    if (!heard.ok()) {
+      run.wait();
+      return heard;
+    }
+    wait = std::min(2 * wait, milliseconds(10'000));
+  }
+  return run.get();
+}
+
 // Rank 0 of an MPI job.
 Status TrainAsCoordinator(const TrainCommand& command, CommunicatorFactory* world,
                           Meeting* meeting) {
   Bootstrap bootstrap;
-  auto run = Prepare(command, world->world_size(), meeting->WorkerHosts());
+  auto run = PrepareInTouch(command, world->world_size(), meeting);
   std::unique_ptr<Coordinator> coordinator;
   Status status = run.status();
   if (run.ok() && !run->finished) {
@@ -363,7 +381,9 @@ Status WithExitCode(int exit_code) {
 // Any other rank. What goes wrong is told to the coordinator, whose one line the user reads.
 Status TrainAsWorker(CommunicatorFactory* world, Meeting* meeting) {
   Bootstrap bootstrap;
-  RETURN_IF_ERROR(meeting->Share(&bootstrap));
+  do {
+    RETURN_IF_ERROR(meeting->Share(&bootstrap));
+  } while (bootstrap.is_preparing != 0);
   if (bootstrap.exit_code >= 0) return WithExitCode(bootstrap.exit_code);
   LogTo(bootstrap.log_dir, world->world_rank());
   StopRequests stop;
