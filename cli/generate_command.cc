@@ -5,6 +5,7 @@
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <utility>
 
 #include "cli/command.h"
 #include "cli/id_list.h"
@@ -86,8 +87,26 @@ Status CheckOptions(const GenerateCommand& command) {
   return OkStatus();
 }
 
+// Beams do not sample: what was asked for and does nothing is said.
+void TellWithoutEffect(const GenerationOptions& generation) {
+  if (generation.beams <= 1) return;
+  const SamplingOptions &s = generation.sampling, unset;
+  for (const auto& [option, is_set] :
+       {std::pair("--temperature", s.temperature != 0 && s.temperature != unset.temperature),
+        {"--top-k", s.top_k != unset.top_k},
+        {"--top-p", s.top_p != unset.top_p},
+        {"--min-p", s.min_p != unset.min_p},
+        {"--repetition-penalty", s.repetition_penalty != unset.repetition_penalty},
+        {"--seed", s.seed != unset.seed}}) {
+    if (!is_set) continue;
+    std::cerr << "trireme generate: " << option << " has no effect with --beams "
+              << generation.beams << "\n";
+  }
+}
+
 Status RunGenerate(GenerateCommand command) {
   RETURN_IF_ERROR(CheckOptions(command));
+  TellWithoutEffect(command.generation);
   ASSIGN_OR_RETURN(const auto model, OpenModel("generate", command.model));
   ASSIGN_OR_RETURN(const auto tokenizer, OpenTokenizer(command.model, *model));
   ASSIGN_OR_RETURN(const std::vector<int32_t> prompt, ReadPrompt(command, tokenizer.get()));

@@ -65,6 +65,19 @@ TEST_F(Stories260kTest, TheStoryIsTwoHundredTokens) {
 }
 
 // The space that this tokenizer puts before a document is none of its bytes.
+TEST_F(Stories260kTest, SaysWhichOptionsBeamsDoNotUse) {
+  const Outcome quiet = Generate("--beams 2");
+  ASSERT_EQ(quiet.exit_code, 0) << quiet.err;
+  EXPECT_EQ(quiet.err, "");
+  const Outcome told = Generate("--beams 2 --top-p 0.5 --top-k 3 --seed 7");
+  EXPECT_EQ(told.exit_code, 0);
+  EXPECT_EQ(told.out, quiet.out);
+  EXPECT_EQ(told.err,
+            "trireme generate: --top-k has no effect with --beams 2\n"
+            "trireme generate: --top-p has no effect with --beams 2\n"
+            "trireme generate: --seed has no effect with --beams 2\n");
+}
+
 TEST_F(Stories260kTest, PerplexityCountsTheBytesThatWereRead) {
   place_.Write("two.jsonl", "{\"text\": \"Once upon\"}\n{\"text\": \" a time.\"}\n");
   const std::string eval =
