@@ -202,15 +202,20 @@ Status Delete(const CheckpointOptions& options) {
 
 Status Copy(const CheckpointOptions& options) {
   if (options.other.empty()) return InvalidArgumentError("copy: expected STORE[@STEP] TARGET");
+  const CheckpointLocation to = LocateCheckpoint(options.other);
+  if (to.step) {
+    return InvalidArgumentError(
+        StrCat("copy: ", options.other, ": expected a store, a copy keeps its step"));
+  }
   ASSIGN_OR_RETURN(const OpenedCheckpoint opened, OpenAndTell(options.store));
-  ASSIGN_OR_RETURN(const auto target, OpenStore(options.other));
+  ASSIGN_OR_RETURN(const auto target, OpenStore(to.store_url));
   const Status copied = CopyCheckpoint(*opened.store, *opened.reader, *target);
   if (copied.code() == StatusCode::kDataLoss) return StorageError(copied.message());
   RETURN_IF_ERROR(copied);
   if (options.json) {
-    std::cout << DumpJson(Json{{"step", opened.reader->step()}, {"target", options.other}}) << "\n";
+    std::cout << DumpJson(Json{{"step", opened.reader->step()}, {"target", to.store_url}}) << "\n";
   } else {
-    std::cout << "step " << opened.reader->step() << ": copied to " << options.other
+    std::cout << "step " << opened.reader->step() << ": copied to " << to.store_url
               << " and verified\n";
   }
   return OkStatus();

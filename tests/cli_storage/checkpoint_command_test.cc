@@ -78,6 +78,13 @@ TEST_F(CheckpointCommandTest, ACorruptChunkIsNamedAndTheOlderStepTaken) {
 
 TEST_F(CheckpointCommandTest, CopyDiffAndDelete) {
   EXPECT_EQ(RunJson("copy run@50 elsewhere")["step"], 50);
+  // A run's folder stands for its store; no store is called like a step.
+  std::filesystem::create_directories(place_.Path("other/checkpoints"));
+  EXPECT_EQ(RunJson("copy run@50 other")["target"], "other/checkpoints");
+  EXPECT_TRUE(place_.Exists("other/checkpoints/step_00000050/manifest.json"));
+  EXPECT_EQ(Error("copy run@50 new@3", 2),
+            "trireme checkpoint: copy: new@3: expected a store, a copy keeps its step\n");
+  EXPECT_FALSE(place_.Exists("new@3"));
   EXPECT_EQ(RunJson("hash elsewhere"), RunJson("hash run@50"));
   EXPECT_THAT(Error("copy run@50 elsewhere", 4), HasSubstr("manifest.json: exists already"));
   EXPECT_EQ(RunJson("diff run@50 elsewhere")["equal"], true);
