@@ -160,7 +160,8 @@ class StepKernels {
     // cuDNN's deterministic backward pass (docs/cuda.md).
     if (request_.types.compute != DType::kBF16) return;
     const int64_t group = queries_ / keys_;
-    const auto part = PartThatFits({tokens_ / length_, keys_ / shape_.head_dim}, group, length_);
+    const auto part = PartThatFits({tokens_ / length_, keys_ / shape_.head_dim}, group, length_,
+                                   machine_.memory_bytes);
     if (part) result_.operation_bytes = AttentionWorkspace(*part, group, length_);
   }
 

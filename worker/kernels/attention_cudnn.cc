@@ -6,6 +6,7 @@
 // What would take more workspace than TRIREME_ATTENTION_WORKSPACE (bytes; 4 GiB) goes in parts.
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <functional>
 #include <limits>
@@ -63,6 +64,13 @@ int64_t WorkspaceBytesMax() {
   return bytes;
 }
 
+// Of the current GPU, for the smallest part.
+int64_t SmallestBytesMax() {
+  size_t free = 0, all = 0;
+  if (cudaMemGetInfo(&free, &all) != cudaSuccess) return WorkspaceBytesMax();
+  return std::max(WorkspaceBytesMax(), SmallestPartBytesMax(static_cast<int64_t>(all)));
+}
+
 // Libraries make memory and load kernels when they are first used, which is no part of a graph that
 // this thread may be capturing.
 class OutsideCapture {
@@ -113,7 +121,7 @@ class Library {
   // takes_too_much: set where the fastest engine would take too much workspace, whose turn is then
   // with a smaller part. Null: any engine will do.
   Result<Kept> MakePart(const AttentionProblem& problem, const AttentionPart& part,
-                        bool* takes_too_much);
+                        int64_t bytes_max, bool* takes_too_much);
   void RunPart(Stream& stream, const cudnn::Plan& plan, const Operands& operands);
   Status Execute(const cudnn::Plan& plan, const Operands& operands, void* workspace);
 
@@ -151,7 +159,7 @@ Status Library::Open() {
 }
 
 Result<Library::Kept> Library::MakePart(const AttentionProblem& problem, const AttentionPart& part,
-                                        bool* takes_too_much) {
+                                        int64_t bytes_max, bool* takes_too_much) {
   const bool deterministic = ChosenForm() == Form::kDeterministic;
   ASSIGN_OR_RETURN(
       cudnn::Proposals proposals,
@@ -159,7 +167,7 @@ Result<Library::Kept> Library::MakePart(const AttentionProblem& problem, const A
   Status reason;
   for (const cudnn::Descriptor& engine : proposals.engines) {
     auto plan = cudnn::MakePlan(*api_, device_, engine);
-    if (plan.ok() && plan->workspace_bytes <= WorkspaceBytesMax()) {
+    if (plan.ok() && plan->workspace_bytes <= bytes_max) {
       return Kept{std::move(proposals), std::move(*plan), part};
     }
     reason = plan.ok() ? NotFoundError(StrCat("workspace of ", plan->workspace_bytes, " bytes"))
@@ -181,7 +189,8 @@ Result<Library::Kept> Library::Make(const AttentionProblem& problem) {
   const AttentionPart whole = {problem.batch, problem.key_heads};
   for (std::optional<AttentionPart> part = whole; part; part = SmallerPart(*part)) {
     bool takes_too_much = false;
-    auto kept = MakePart(problem, *part, &takes_too_much);
+    const int64_t bytes_max = SmallerPart(*part) ? WorkspaceBytesMax() : SmallestBytesMax();
+    auto kept = MakePart(problem, *part, bytes_max, &takes_too_much);
     if (kept.ok()) {
       const int64_t parts = problem.batch / part->sequences * (problem.key_heads / part->key_heads);
       LOG_IF(INFO, parts > 1) << "attention of " << problem.length << " positions goes in " << parts
@@ -191,7 +200,7 @@ Result<Library::Kept> Library::Make(const AttentionProblem& problem) {
     reason = kept.status();
     if (!takes_too_much || problem.length % kLengthStepOfParts != 0) break;
   }
-  return MakePart(problem, whole, nullptr);
+  return MakePart(problem, whole, WorkspaceBytesMax(), nullptr);
 }
 
 const Library::Kept* Library::PlanOf(const AttentionProblem& problem) {

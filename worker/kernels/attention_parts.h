@@ -2,6 +2,7 @@
 // the length. What would take too much of it goes in equal parts, one after the other.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 
@@ -33,12 +34,25 @@ inline std::optional<AttentionPart> SmallerPart(AttentionPart part) {
   return part;
 }
 
-// The largest part that takes no more than kAttentionWorkspaceMax; nothing where none does.
+// What the smallest part may take on a GPU of so much memory: without workspace it would run on the
+// own kernel, many times slower.
+inline int64_t SmallestPartBytesMax(int64_t memory_bytes) {
+  return std::max(kAttentionWorkspaceMax, memory_bytes / 8);
+}
+
+// The largest part that takes no more than kAttentionWorkspaceMax, or the smallest one where the
+// GPU has room for it; else nothing.
 inline std::optional<AttentionPart> PartThatFits(const AttentionPart& whole, int64_t group,
-                                                 int64_t length) {
+                                                 int64_t length, int64_t memory_bytes) {
   std::optional<AttentionPart> part = whole;
-  while (part && AttentionWorkspace(*part, group, length) > kAttentionWorkspaceMax) {
-    part = SmallerPart(*part);
+  while (AttentionWorkspace(*part, group, length) > kAttentionWorkspaceMax) {
+    const std::optional<AttentionPart> smaller = SmallerPart(*part);
+    if (smaller) {
+      part = smaller;
+      continue;
+    }
+    const int64_t bytes_max = SmallestPartBytesMax(memory_bytes);
+    return AttentionWorkspace(*part, group, length) <= bytes_max ? part : std::nullopt;
   }
   return part;
 }
