@@ -50,7 +50,9 @@ TEST(CommandLineTest, EveryCommandHasHelpWithAnExample) {
     EXPECT_THAT(outcome.out, AllOf(HasSubstr("Example:\n"), HasSubstr("trireme " + name + " ")));
     EXPECT_TRUE(std::islower(outcome.out[0])) << "all are written alike: " << outcome.out;
   }
-  EXPECT_THAT(place.Run("status --help").out, HasSubstr("--events INT:INT in [0 - 1000000]=10"));
+  // As CLI11 2.3 and 2.4 show a default.
+  EXPECT_THAT(place.Run("status --help").out,
+              testing::AnyOf(HasSubstr("1000000]=10"), HasSubstr("1000000] [10]")));
   EXPECT_EQ(place.Run("--version").out, "trireme 0.1.0\n");
 }
 
