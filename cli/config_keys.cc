@@ -72,7 +72,7 @@ std::vector<ConfigKey> ModelKeys() {
 
 std::vector<ConfigKey> DataKeys() {
   return {
-      Text("data.train.path", "(needed)", "TOKENS made by trireme pack, without .bin"),
+      Text("data.train.path", "(needed)", "TOKENS made by trireme pack, with or without .bin"),
       Real("data.train.weight", "1.0", 0, kNoLimit, true,
            "share of the samples from this source, relative to the others"),
       Text("data.validation.path", "(none)", "TOKENS that training never sees"),

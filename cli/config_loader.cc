@@ -94,12 +94,16 @@ class Reader {
     return places_->WrittenKey(prefix.substr(0, prefix.size() - 1)) + ".";
   }
 
-  // Sets a field of one value, or adds to a list. What --set gives is always text.
+  // What --set gives has no quotes of YAML's.
+  bool IsQuoted(const YAML::Node& value) const {
+    return override_text_.empty() && IsWrittenAsText(value);
+  }
+
+  // Sets a field of one value, or adds to a list.
   Status SetValue(const YAML::Node& at, const YAML::Node& value, const std::string& path,
                   const FieldDescriptor& field, Message* message) {
     if (!value.IsScalar()) return Error(at, path, Shown(value), FieldTypeName(field));
-    if (override_text_.empty() && IsWrittenAsText(value) &&
-        field.cpp_type() != FieldDescriptor::CPPTYPE_STRING) {
+    if (IsQuoted(value) && field.cpp_type() != FieldDescriptor::CPPTYPE_STRING) {
       return Error(
           at, path, StrCat('"', Shown(value), '"'),
           StrCat(field.is_repeated() ? "numbers" : FieldTypeName(field), ", not a text in quotes"));
@@ -242,8 +246,8 @@ class Reader {
     if (!IsDropoutKey(at.Scalar())) return OkStatus();
     double rate = 0;
     if (!value.IsNull()) {
-      const bool is_text = override_text_.empty() && IsWrittenAsText(value);
-      const bool is_number = value.IsScalar() && !is_text && ParseReal(value.Scalar(), &rate);
+      const bool is_number =
+          value.IsScalar() && !IsQuoted(value) && ParseReal(value.Scalar(), &rate);
       if (!is_number) return Error(at, key, Shown(value), "a number");
     }
     places_->Warn(key, rate == 0 ? ""

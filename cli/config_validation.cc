@@ -102,12 +102,11 @@ Problem FindRangeProblem(const Message& message, const std::string& prefix) {
   return std::nullopt;
 }
 
-// The fewest leaves over which so many ranks can share the microbatches; 0 where there are none.
+// The fewest leaves over which so many ranks, at most as many as microbatches, can share these.
 int64_t LeavesFor(int64_t microbatches, int64_t data) {
-  for (int64_t leaves = data; leaves <= microbatches; ++leaves) {
-    if (microbatches % leaves == 0) return leaves;
-  }
-  return 0;
+  int64_t leaves = data;
+  while (microbatches % leaves != 0) ++leaves;
+  return leaves;
 }
 
 Problem FindBatchProblem(const proto::Config& config) {

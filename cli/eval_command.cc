@@ -39,7 +39,7 @@ struct OpenedStream {
 bool IsTokenFile(const std::string& name) {
   const std::string path = WithoutFileScheme(name);
   return std::filesystem::exists(path + ".idx") || std::filesystem::exists(path + ".bin") ||
-         path.ends_with(".idx") || path.ends_with(".bin");
+         WithoutTokensEnding(path) != path;
 }
 
 Result<OpenedStream> OpenTokens(const std::string& path) {

@@ -1,6 +1,5 @@
 // trireme pack: text into token files.
 #include <cstdio>
-#include <filesystem>
 #include <iostream>
 #include <memory>
 #include <optional>
@@ -8,6 +7,7 @@
 #include "cli/command.h"
 #include "cli/run_options.h"
 #include "cli/text_progress.h"
+#include "storage/token_file.h"
 #include "worker/text/packer.h"
 #include "worker/text/tokenizer.h"
 
@@ -38,14 +38,13 @@ void PrintReport(const PackReport& report) {
               report.bytes_per_token(), report.megabytes_per_second());
 }
 
-// TOKENS are named with and without the ending of one of their files.
 Status DropEnding(std::string* out) {
-  const std::string name = std::filesystem::path(*out).filename().string();
-  if (!name.ends_with(".bin") && !name.ends_with(".idx")) return OkStatus();
-  if (name.size() == 4) {
-    return InvalidArgumentError(StrCat("--out ", *out, ": expected a name before ", name));
+  const std::string name = WithoutTokensEnding(*out);
+  if (name != *out && (name.empty() || name.ends_with('/'))) {
+    return InvalidArgumentError(
+        StrCat("--out ", *out, ": expected a name before ", out->substr(name.size())));
   }
-  out->resize(out->size() - 4);
+  *out = name;
   return OkStatus();
 }
 

@@ -99,17 +99,9 @@ Status Changed(const std::string& key, const std::string& what, const ConfigPlac
                                      "; a changed run needs a new run.dir (--set run.dir=NEW)"));
 }
 
-// TOKENS are named with and without the ending of one of their files.
-std::string OneTokensPath(std::string path) {
-  for (const char* ending : {".bin", ".idx"}) {
-    if (path.ends_with(ending)) path.resize(path.size() - 4);
-  }
-  return OnePath(path);
-}
-
 // By their paths, or by what both hold where both are there.
 bool AreSameTokens(const std::string& a, const std::string& b) {
-  if (OneTokensPath(a) == OneTokensPath(b)) return true;
+  if (OnePath(WithoutTokensEnding(a)) == OnePath(WithoutTokensEnding(b))) return true;
   const auto one = TokenFile::Open(a), other = TokenFile::Open(b);
   return one.ok() && other.ok() && (*one)->Fingerprint() == (*other)->Fingerprint();
 }

@@ -146,22 +146,6 @@ Status CheckNamedTokenizer(const proto::Config& config, const DataFeed& feed,
   return OkStatus();
 }
 
-// Files that cannot be opened are the feed's to refuse.
-Status CheckVocabularyFits(const proto::Config& config, const ConfigPlaces& places) {
-  const int64_t rows = config.model().vocab_size();
-  for (const auto* sources : {&config.data().train(), &config.data().validation()}) {
-    for (const proto::DataSource& source : *sources) {
-      const auto file = TokenFile::Open(source.path());
-      if (!file.ok() || (*file)->info().vocab_size <= rows) continue;
-      return ProblemToStatus({"model.vocab_size", StrCat(rows),
-                              StrCat("at least the ", (*file)->info().vocab_size,
-                                     " tokens of the tokenizer of ", source.path())},
-                             places.PlaceOf("model.vocab_size"));
-    }
-  }
-  return OkStatus();
-}
-
 // The ids of the data mean to the model what they meant when it was trained.
 Status CheckModelTokenizer(const std::string& path, const proto::Config& config,
                            const DataFeed& feed, const ConfigPlaces& places) {
@@ -185,9 +169,9 @@ Status LookAtData(const proto::Config& config, const std::vector<std::string>& t
     return ProblemToStatus({"data.train", "not set", "a list of TOKENS"},
                            places.PlaceOf("data.train"));
   }
-  RETURN_IF_ERROR(CheckVocabularyFits(config, places));
   ASSIGN_OR_RETURN(const auto feed, DataFeed::Open(config));
-  RETURN_IF_ERROR(feed->CheckVocabulary());
+  const Status fits = feed->CheckVocabulary();
+  if (!fits.ok()) return fits.WithContext(places.PlaceOf("model.vocab_size"));
   RETURN_IF_ERROR(CheckNamedTokenizer(config, *feed, places));
   RETURN_IF_ERROR(CheckModelTokenizer(model_tokenizer, config, *feed, places));
   run->train_data = feed->TrainFingerprints();

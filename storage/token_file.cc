@@ -66,11 +66,6 @@ struct TokenFile::Mapping {
 
 namespace {
 
-bool EndsWith(const std::string& text, std::string_view suffix) {
-  return text.size() > suffix.size() &&
-         text.compare(text.size() - suffix.size(), suffix.size(), suffix) == 0;
-}
-
 template <typename T>
 void Widen(const char* data, int64_t begin, int64_t count, int32_t* out) {
   const char* from = data + begin * static_cast<int64_t>(sizeof(T));
@@ -90,14 +85,18 @@ Status CompareChecksum(const std::string& path, const std::string& expected,
 
 }  // namespace
 
+std::string WithoutTokensEnding(std::string name) {
+  if (name.ends_with(".bin") || name.ends_with(".idx")) name.resize(name.size() - 4);
+  return name;
+}
+
 TokenFile::TokenFile() = default;
 TokenFile::~TokenFile() = default;
 
 Result<std::unique_ptr<TokenFile>> TokenFile::Open(const std::string& path,
                                                    const Options& options) {
   namespace fs = std::filesystem;
-  std::string name = WithoutFileScheme(path);
-  if (EndsWith(name, ".bin") || EndsWith(name, ".idx")) name.resize(name.size() - 4);
+  const std::string name = WithoutTokensEnding(WithoutFileScheme(path));
   std::error_code ignored;
   const bool has_bin = fs::is_regular_file(name + ".bin", ignored);
   const bool has_idx = fs::is_regular_file(name + ".idx", ignored);

@@ -18,6 +18,9 @@
 
 namespace trireme {
 
+// TOKENS are named with and without the ending of one of their files: without.
+std::string WithoutTokensEnding(std::string name);
+
 // Codes of Megatron's DType; the ones that can hold token ids.
 enum class TokenDtype : uint8_t { kUint8 = 1, kInt16 = 3, kInt32 = 4, kInt64 = 5, kUint16 = 8 };
 

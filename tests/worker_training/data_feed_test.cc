@@ -155,8 +155,11 @@ TEST_F(DataFeedTest, DataThatCannotBeFedAreRefused) {
       error({.train = {train}, .validation = {Range("short", 1, 5)}}, StatusCode::kDataLoss),
       HasSubstr("short.bin: 5 tokens are not enough"));
   WriteTokens(folder_ / "wide", {Ids(17, 3)}, 30);
-  EXPECT_THAT(error({.train = {folder_ / "wide"}}, StatusCode::kInvalidArgument),
-              HasSubstr("its tokenizer has 30 tokens, but model.vocab_size is 20"));
+  const Status wide = OpenFeed({.train = {folder_ / "wide"}}).value()->CheckVocabulary();
+  EXPECT_EQ(wide.code(), StatusCode::kInvalidArgument);
+  EXPECT_THAT(
+      wide.message(),
+      HasSubstr("model.vocab_size: 20: expected at least the 30 tokens of the tokenizer of "));
 }
 
 // A source that no sample would ever come from is not what was meant.

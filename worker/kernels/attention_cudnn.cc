@@ -6,7 +6,6 @@
 // What would take more workspace than TRIREME_ATTENTION_WORKSPACE (bytes; 4 GiB) goes in parts.
 #include <cuda_runtime_api.h>
 
-#include <algorithm>
 #include <cstdlib>
 #include <functional>
 #include <limits>
@@ -64,11 +63,10 @@ int64_t WorkspaceBytesMax() {
   return bytes;
 }
 
-// Of the current GPU, for the smallest part.
-int64_t SmallestBytesMax() {
+// Of the current GPU; 0 where it does not say.
+int64_t MemoryBytes() {
   size_t free = 0, all = 0;
-  if (cudaMemGetInfo(&free, &all) != cudaSuccess) return WorkspaceBytesMax();
-  return std::max(WorkspaceBytesMax(), SmallestPartBytesMax(static_cast<int64_t>(all)));
+  return cudaMemGetInfo(&free, &all) == cudaSuccess ? static_cast<int64_t>(all) : 0;
 }
 
 // Libraries make memory and load kernels when they are first used, which is no part of a graph that
@@ -189,7 +187,7 @@ Result<Library::Kept> Library::Make(const AttentionProblem& problem) {
   const AttentionPart whole = {problem.batch, problem.key_heads};
   for (std::optional<AttentionPart> part = whole; part; part = SmallerPart(*part)) {
     bool takes_too_much = false;
-    const int64_t bytes_max = SmallerPart(*part) ? WorkspaceBytesMax() : SmallestBytesMax();
+    const int64_t bytes_max = PartBytesMax(*part, WorkspaceBytesMax(), MemoryBytes());
     auto kept = MakePart(problem, *part, bytes_max, &takes_too_much);
     if (kept.ok()) {
       const int64_t parts = problem.batch / part->sequences * (problem.key_heads / part->key_heads);

@@ -34,27 +34,20 @@ inline std::optional<AttentionPart> SmallerPart(AttentionPart part) {
   return part;
 }
 
-// What the smallest part may take on a GPU of so much memory: without workspace it would run on the
-// own kernel, many times slower.
-inline int64_t SmallestPartBytesMax(int64_t memory_bytes) {
-  return std::max(kAttentionWorkspaceMax, memory_bytes / 8);
+// What a part may take: `usual`, or for the smallest one as much as a GPU of so much memory has
+// room for. Without workspace it would run on the own kernel, many times slower.
+inline int64_t PartBytesMax(const AttentionPart& part, int64_t usual, int64_t memory_bytes) {
+  return SmallerPart(part) ? usual : std::max(usual, memory_bytes / 8);
 }
 
-// The largest part that takes no more than kAttentionWorkspaceMax, or the smallest one where the
-// GPU has room for it; else nothing.
+// The largest part that takes no more than it may; nothing where none does.
 inline std::optional<AttentionPart> PartThatFits(const AttentionPart& whole, int64_t group,
                                                  int64_t length, int64_t memory_bytes) {
-  std::optional<AttentionPart> part = whole;
-  while (AttentionWorkspace(*part, group, length) > kAttentionWorkspaceMax) {
-    const std::optional<AttentionPart> smaller = SmallerPart(*part);
-    if (smaller) {
-      part = smaller;
-      continue;
-    }
-    const int64_t bytes_max = SmallestPartBytesMax(memory_bytes);
-    return AttentionWorkspace(*part, group, length) <= bytes_max ? part : std::nullopt;
+  for (std::optional<AttentionPart> part = whole; part; part = SmallerPart(*part)) {
+    const int64_t bytes_max = PartBytesMax(*part, kAttentionWorkspaceMax, memory_bytes);
+    if (AttentionWorkspace(*part, group, length) <= bytes_max) return part;
   }
-  return part;
+  return std::nullopt;
 }
 
 }  // namespace trireme

@@ -9,14 +9,10 @@
 namespace trireme {
 
 Result<DataFeed::Source> DataFeed::OpenSource(const std::string& path, int64_t length,
-                                              int64_t vocab_size, bool may_be_short) {
+                                              bool may_be_short) {
   Source source;
   ASSIGN_OR_RETURN(source.file, TokenFile::Open(path));
   const TokenFile& file = *source.file;
-  if (file.info().vocab_size > vocab_size) {
-    return InvalidArgumentError(StrCat(file.path(), ": its tokenizer has ", file.info().vocab_size,
-                                       " tokens, but model.vocab_size is ", vocab_size));
-  }
   source.windows = (file.tokens() - 1) / length;
   if (source.windows < 1 && !may_be_short) {
     return DataLossError(StrCat(file.path(), ": ", file.tokens(),
@@ -37,7 +33,7 @@ Status DataFeed::OpenSources(const proto::Config& config) {
   }
   SampleOrder::Options order{{}, {}, sequences_, config.data().shuffle(), config.run().seed()};
   for (const proto::DataSource& data : config.data().train()) {
-    ASSIGN_OR_RETURN(Source source, OpenSource(data.path(), length_, vocab_size_, false));
+    ASSIGN_OR_RETURN(Source source, OpenSource(data.path(), length_, false));
     order.windows.push_back(source.windows);
     order.weights.push_back(data.has_weight() ? data.weight() : 1.0);
     train_.push_back(std::move(source));
@@ -52,14 +48,14 @@ Status DataFeed::OpenSources(const proto::Config& config) {
         ": expected at least one sample of ", SampleOrder::kBlock, " by its share of the weights"));
   }
   for (const proto::DataSource& data : config.data().validation()) {
-    ASSIGN_OR_RETURN(Source source, OpenSource(data.path(), length_, vocab_size_, true));
+    ASSIGN_OR_RETURN(Source source, OpenSource(data.path(), length_, true));
     RETURN_IF_ERROR(CheckTokenizer(*source.file));
     if (source.windows > 0) validation_.push_back(std::move(source));
   }
   // One that is too short for a window adds nothing; with all of them so there is no loss to tell.
   if (validation_.empty() && !config.data().validation().empty() &&
       config.validation().every_steps() > 0) {
-    return OpenSource(config.data().validation(0).path(), length_, vocab_size_, false).status();
+    return OpenSource(config.data().validation(0).path(), length_, false).status();
   }
   return OkStatus();
 }
@@ -77,6 +73,11 @@ Result<std::unique_ptr<DataFeed>> DataFeed::Open(const proto::Config& config) {
 
 Status DataFeed::CheckVocabulary() const {
   for (const TokenFile* file : files()) {
+    if (file->info().vocab_size > vocab_size_) {
+      return InvalidArgumentError(StrCat("model.vocab_size: ", vocab_size_,
+                                         ": expected at least the ", file->info().vocab_size,
+                                         " tokens of the tokenizer of ", file->path()));
+    }
     const int64_t bytes = file->tokens() * TokenDtypeBytes(file->dtype());
     if (file->info().vocab_size > 0 || bytes > TokenFile::Options().verify_bytes_max) continue;
     RETURN_IF_ERROR(file->CheckIdsBelow(vocab_size_));

@@ -21,12 +21,12 @@ class Config;
 class DataFeed {
  public:
   // Opens the token files of the configuration (filled in). kDataLoss: missing or corrupt files, or
-  // too few tokens for one window. kInvalidArgument: a vocabulary larger than the model's, a weight
-  // so small that no sample would be of its source.
+  // too few tokens for one window. kInvalidArgument: a weight so small that no sample would be of
+  // its source.
   static Result<std::unique_ptr<DataFeed>> Open(const proto::Config& config);
 
-  // Reads the files that do not say what vocabulary they have, up to a gibibyte each:
-  // kInvalidArgument where one has ids beyond the model's.
+  // kInvalidArgument where a file has a larger vocabulary than the model. Those that do not say
+  // what vocabulary they have are read, up to a gibibyte each.
   Status CheckVocabulary() const;
   // Of training, then of validation, in the configuration's order; without validation files that
   // are too short for a window.
@@ -89,8 +89,7 @@ class DataFeed {
   Status OpenSources(const proto::Config& config);
   // That a file's tokens are those of the first file of data.train.
   Status CheckTokenizer(const TokenFile& file) const;
-  static Result<Source> OpenSource(const std::string& path, int64_t length, int64_t vocab_size,
-                                   bool may_be_short);
+  static Result<Source> OpenSource(const std::string& path, int64_t length, bool may_be_short);
   // Ids, labels, positions and starts of documents, i32.
   int64_t MicrobatchBytes() const { return 4 * rows_ * length_ * int64_t{4}; }
   void Reserve(int64_t microbatches, Batch* batch) const;

@@ -44,7 +44,7 @@ AdamWSlices ToAdamW(std::span<const UpdateSlice> slices) {
       result.rounded.push_back({s.gradient, s.p_rounded, s.m, s.v, s.p_compute, s.m_next, s.v_next,
                                 s.n, s.first_element, s.decay});
     } else {
-      result.with_masters.push_back(
+      result.in_f32.push_back(
           {s.gradient, s.p, s.m, s.v, s.p_next, s.m_next, s.v_next, s.p_compute, s.n, s.decay});
     }
   }

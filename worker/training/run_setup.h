@@ -25,10 +25,9 @@ StageOptions StageOptionsFor(const proto::Config& config, const Mesh& mesh, int 
 // unknown name, or a CSV that is not valid for this layout.
 Result<Schedule> ScheduleFor(const proto::Config& config, int microbatches);
 
-// The optimizer's view of the store's slices: of parameters in f32 and with masters in f32, and of
-// those without.
+// The optimizer's view of the store's slices, by what it keeps the parameters in: f32, or bf16.
 struct AdamWSlices {
-  std::vector<AdamWSlice> with_masters;
+  std::vector<AdamWSlice> in_f32;
   std::vector<AdamWRoundedSlice> rounded;
 };
 AdamWSlices ToAdamW(std::span<const UpdateSlice> slices);

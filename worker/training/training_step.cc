@@ -67,7 +67,7 @@ Status TrainingStep::Update(const Numbers& numbers) {
   return options_.store->Update(
       [&](std::span<const UpdateSlice> slices) {
         const AdamWSlices adamw = ToAdamW(slices);
-        AdamW(*options_.stream, adamw.with_masters, numbers);
+        AdamW(*options_.stream, adamw.in_f32, numbers);
         AdamWRounded(*options_.stream, adamw.rounded, numbers, options_.seed);
       },
       options_.timeout);
